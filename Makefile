@@ -1,0 +1,49 @@
+# Each target makes its own environment from `python3` alone: nothing to install first, nothing to activate.
+# Another Python: PYTHON=python3.13 make test
+
+PYTHON ?= python3
+# `make demo DEMO_ARGS=...`, `make test TEST_ARGS="-k ledger"`, `make fault FAULT_ARGS=...`
+DEMO_ARGS ?= --store demo/.staytrue
+TEST_ARGS ?=
+FAULT_ARGS ?=
+
+need_demo = venv=$$($(PYTHON) scripts/bootstrap.py demo) && bin="$$venv/bin"
+need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check fault bench docs clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+demo:  ## the whole loop on real data that ships with staytrue; leaves a store in demo/.staytrue
+	@$(need_demo) && "$$bin/staytrue" demo $(DEMO_ARGS)
+
+test:  ## the fast tests, with the examples in docstrings
+	@$(need_dev) && "$$bin/python" -m pytest -q -m "not slow and not fault_long" tests src/staytrue $(TEST_ARGS)
+
+lint:  ## format, ruff, mypy --strict, layers, links in the docs
+	@$(need_dev) && status=0; \
+	"$$bin/ruff" format --check --quiet . || { echo "  -> $$bin/ruff format ."; status=1; }; \
+	"$$bin/ruff" check --quiet . || status=1; \
+	"$$bin/mypy" || status=1; \
+	"$$bin/lint-imports" || status=1; \
+	"$$bin/python" scripts/docs.py --check || status=1; \
+	exit $$status
+
+check: lint  ## everything a change has to pass: lint, then test
+	@$(MAKE) --no-print-directory test
+
+fault:  ## kill -9, power cuts, full disks, at every step; takes minutes
+	@$(need_dev) && "$$bin/python" -m pytest -q -p no:randomly tests/fault $(FAULT_ARGS)
+
+bench:  ## figures against baselines, one table per script
+	@$(need_dev) && status=0; for script in benchmarks/*.py; do \
+	echo; echo "== $$script"; "$$bin/python" "$$script" || status=1; done; exit $$status
+
+docs:  ## the pages as HTML in site/
+	@$(need_dev) && "$$bin/python" scripts/docs.py
+
+clean:  ## removes what the targets above made, the demo's store too
+	rm -rf .venv .venv-3.* .venv.lock site demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,276 @@
+"""When to retrain: pure functions from what is known now to what to do now, and why.
+
+A policy never sees a label before its time, a clock or a file: so the same function decides live and in a replay of last March.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from staytrue.errors import InvalidInput
+from staytrue.kernel.duration import duration, spell
+
+__all__ = ["Decision", "Freshness", "Known", "Policy", "Settings", "decide", "policy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to do now, and why: `numbers` are what the sentence was made from."""
+
+    retrain: bool
+    why: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freshness:
+    """What the champion loses when fresh, and what it has lost beyond that: the books that `payback` keeps.
+
+    The baseline is the mean loss over the first `warm` rows that a champion answered (its trial included, where it was a
+    challenger then). After that, the loss of every tick beyond the baseline plus one standard error is added up; the sum never
+    falls below 0, so good days are no credit against bad ones long after.
+    """
+
+    warm: int = 600
+    rows: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    excess: float = 0.0
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss a row when fresh; None before a row was seen."""
+        return self.total / self.rows if self.rows else None
+
+    @property
+    def bar(self) -> float | None:
+        """The loss beyond which a row counts as excess: fresh loss plus one standard error of it."""
+        if self.rows < 2:  # noqa: PLR2004 - a spread needs two
+            return None
+        mean = self.total / self.rows
+        spread = max(self.squares / self.rows - mean * mean, 0.0)
+        return mean + float(np.sqrt(spread / self.rows))
+
+    def seen(self, losses: np.ndarray) -> Freshness:
+        """The books after one more tick of the champion's losses, (n,), oldest first.
+
+        Example:
+            >>> books = Freshness(warm=2).seen(np.array([1.0, 1.0])).seen(np.array([3.0]))
+            >>> books.excess
+            2.0
+        """
+        if self.rows < self.warm:
+            return replace(
+                self,
+                rows=self.rows + len(losses),
+                total=self.total + float(losses.sum()),
+                squares=self.squares + float((losses**2).sum()),
+            )
+        bar = self.bar
+        over = float(losses.sum()) - len(losses) * (bar if bar is not None else 0.0)
+        return replace(self, excess=max(0.0, self.excess + over))
+
+    def settled(self, losses: np.ndarray) -> Freshness:
+        """The books after a retraining that brought nothing better: what the champion loses now is as good as fresh."""
+        fresh = Freshness(warm=self.warm).seen(losses)
+        return fresh if (fresh.loss or 0.0) > (self.loss or 0.0) else replace(self, excess=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """All that a retraining policy may look at."""
+
+    now: datetime
+    trained_at: datetime
+    """When the last retraining was decided (or the first training ran)."""
+    rows_trained: int
+    """Rows that the champion was trained on."""
+    rows_since: int
+    """Labelled rows that came after them."""
+    freshness: Freshness
+    retrain_cost: float
+    """The price of one retraining, in rows' worth of fresh loss."""
+    alarms: tuple[str, ...] = ()
+    """Kinds of the alarms that stand open: `harm`, `shift`, `fault`, `system`, `silence`."""
+
+
+Policy = Callable[[Known], Decision]
+
+
+def _never(_: Known) -> Decision:
+    return Decision(retrain=False, why="the policy is never to retrain")
+
+
+def _every(span: timedelta) -> Policy:
+    def every(known: Known) -> Decision:
+        age = known.now - known.trained_at
+        word = "is over" if age >= span else "is not over"
+        return Decision(
+            retrain=age >= span,
+            why=f"{spell(span)} {word}: the last training was {age / timedelta(days=1):.1f} days ago",
+            numbers={"age_days": round(age / timedelta(days=1), 3), "every_days": span / timedelta(days=1)},
+        )
+
+    return every
+
+
+def _rows(count: int | None, share: float | None) -> Policy:
+    def rows(known: Known) -> Decision:
+        needed = count if count is not None else max(1, int(np.ceil((share or 0.0) * known.rows_trained)))
+        return Decision(
+            retrain=known.rows_since >= needed,
+            why=f"{known.rows_since} labelled rows came since the last training; {needed} are asked for",
+            numbers={"rows_since": known.rows_since, "rows_needed": needed},
+        )
+
+    return rows
+
+
+def _alarm(known: Known) -> Decision:
+    harm = "harm" in known.alarms
+    return Decision(retrain=harm, why="a harm alarm stands open" if harm else "no harm alarm stands open")
+
+
+def _payback(known: Known) -> Decision:
+    """Retrain when the errors beyond what the champion made when fresh have paid for one retraining (ski rental)."""
+    books = known.freshness
+    if books.loss is None or books.rows < books.warm:
+        return Decision(
+            retrain=False,
+            why=f"the champion is fresh: {books.rows} of {books.warm} rows seen that say what fresh means",
+            numbers={"rows": books.rows, "warm": books.warm},
+        )
+    price = known.retrain_cost * books.loss
+    paid = books.excess >= price and price > 0
+    return Decision(
+        retrain=paid,
+        why=f"excess loss {books.excess:,.4g} {'>=' if paid else '<'} price {price:,.4g} of one retraining",
+        numbers={"excess": round(books.excess, 6), "price": round(price, 6), "fresh_loss": round(books.loss, 6)},
+    )
+
+
+_ROWS = re.compile(r"rows:(\d+)(?:(%)|)")
+
+
+def policy(spec: str) -> Policy:
+    """The retraining policy that `spec` names: `never`, `every:7d`, `rows:500`, `rows:10%`, `alarm`, `payback`.
+
+    Raises:
+        InvalidInput: ST104, no such policy.
+
+    Example:
+        >>> policy("rows:10%").__name__
+        'rows'
+    """
+    plain: dict[str, Policy] = {"never": _never, "alarm": _alarm, "payback": _payback}
+    if spec in plain:
+        return plain[spec]
+    if spec.startswith("every:"):
+        span = duration(spec.removeprefix("every:"), what=f"the policy {spec!r}")
+        if span > timedelta(0):
+            return _every(span)
+    found = _ROWS.fullmatch(spec)
+    if found and int(found[1]) > 0:
+        return _rows(None, int(found[1]) / 100) if found[2] else _rows(int(found[1]), None)
+    raise InvalidInput(
+        "ST104",
+        f"Can't read the retraining policy {spec!r}: expected never, every:7d, rows:500, rows:10%, alarm, payback or your "
+        "own function.",
+        got=spec,
+    )
+
+
+def decide(chosen: Policy, known: Known, *, name: str) -> Decision:
+    """What `chosen` says of `known`, checked: a user's function may answer anything.
+
+    Raises:
+        InvalidInput: ST105, it raised, or gave neither a Decision nor a bool.
+    """
+    try:
+        answer = chosen(known)
+    except Exception as exc:
+        raise InvalidInput(
+            "ST105", f"The retraining policy {name} raised {type(exc).__name__}: {exc}.", policy=name
+        ) from exc
+    if isinstance(answer, Decision):
+        return answer
+    if isinstance(answer, bool | np.bool_):
+        return Decision(retrain=bool(answer), why=f"{name} said {'yes' if answer else 'no'}")
+    raise InvalidInput(
+        "ST105",
+        f"The retraining policy {name} gave {answer!r} ({type(answer).__name__}); expected True, False or a Decision.",
+        policy=name,
+    )
+
+
+# ---------------------------------------------------------------- what an app decides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keyword settings of `app.policy(...)`, with the defaults that replay found best (ARCHITECTURE.md, decisions)."""
+
+    retrain: str = "payback"
+    retrain_cost: float = 200.0
+    """Price of one retraining, in rows' worth of the champion's fresh loss."""
+    window: str = "all"
+    """Rows to train on: `all`, a span such as `90d`, or `auto` (what did best on the newest labelled rows)."""
+    trial: str = "backtest, shadow:200, canary:5%:25%"
+    holdout: int = 600
+    """Newest rows that the backtest keeps away from the challenger; at most half of what came since the champion's training."""
+    alpha: float = 0.01
+    """Chance of a wrong promotion or rollback over the app's whole life."""
+    margin: float = 0.02
+    """How much worse still counts as not worse, as a share of the champion's loss."""
+    trial_days: float = 42.0
+    trial_rows: int = 4000
+    """A trial without a verdict after so many days or live rows is over, and the champion stays."""
+    watch_rows: int = 1000
+    """So many rows after a promotion the old champion goes on answering beside the new one, and rollback stays armed."""
+    cooldown: str = "1d"
+    """Shortest time between two retrainings; doubles with each trial in a row that brought no promotion."""
+    budget: int = 24
+    """Most retrainings a day."""
+    approve: bool = False
+    interactive: bool = False
+    timeout: str = "1h"
+    """Deadline of one training."""
+    memory_mb: int | None = None
+    """Memory limit of one training."""
+
+    def checked(self) -> Settings:
+        """These settings, or the first thing that is wrong with them.
+
+        Raises:
+            InvalidInput: ST106, naming setting, value and what was expected.
+        """
+        policy(self.retrain)
+        if self.window not in ("all", "auto"):
+            duration(self.window, what="window")
+        duration(self.cooldown, what="cooldown")
+        duration(self.timeout, what="timeout")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise InvalidInput(
+                    "ST106", f"app.policy({name}={value!r}): expected a number from {low:g} to {high:g}.", setting=name
+                )
+        return self
+
+
+_RANGES = (
+    ("retrain_cost", 0.0, 1e12),
+    ("holdout", 20, 10_000_000),
+    ("alpha", 1e-9, 0.5),
+    ("margin", 0.0, 1.0),
+    ("trial_days", 0.0, 3650.0),
+    ("trial_rows", 1, 10**12),
+    ("watch_rows", 0, 10**12),
+    ("budget", 1, 10_000),
+)

@@ -1,0 +1,1 @@
+"""What happens, in order: fetch, train, trial, deliver, watch. Each step reads the ledger, asks the kernel, acts, writes down why."""

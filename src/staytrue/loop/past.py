@@ -1,0 +1,279 @@
+"""The past, tick by tick: rows, labels and what each model answers to them. All that a replay may look at, and when.
+
+A tick is one part of the labelled source: one `every`. Its rows can be answered when it begins; its labels are known
+`label_after` later. Answers depend only on code, model and rows, so they are remembered under the digest of these three.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from staytrue.engines.process import Job, Outcome
+from staytrue.errors import Corrupt, InvalidInput, StaytrueError
+from staytrue.kernel.canonical_json import canonical_json
+from staytrue.kernel.contract import SourceSpec
+from staytrue.kernel.duration import duration
+from staytrue.kernel.release import Digest
+from staytrue.loop.context import Context
+from staytrue.loop.jobs import Steps, result_of
+from staytrue.loop.train import Trained
+from staytrue.store import frames, tables
+from staytrue.store.objects import digest
+from staytrue.store.tables import Part, Table
+
+__all__ = ["Past", "Tick"]
+
+_AHEAD = 32
+"""Ticks answered by one job: a process for each single tick would cost more than the answers."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One tick: which rows, and from when on their labels are known."""
+
+    index: int
+    part: Part
+    known_at: datetime
+    """When its labels are known."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of this tick, with or without a label."""
+        return self.part.rows
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is read of a tick's part once, when it is needed."""
+
+    labels: Any
+    valid: np.ndarray
+    keys: list[Any]
+    segments: Mapping[str, np.ndarray]
+
+
+@dataclass
+class Past:
+    """The ticks of a table, and every model's losses on them."""
+
+    ctx: Context
+    table: Table
+    spec: SourceSpec
+    ticks: Sequence[Tick]
+    first: int
+    """Index of the first tick to be lived through; those before are history."""
+    until: int
+    _seen: dict[int, _Seen] = field(default_factory=dict)
+    _answers: dict[tuple[str, int], Any] = field(default_factory=dict)
+    _losses: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ctx: Context, table: Table, *, since: datetime | None, until: datetime | None) -> Past:
+        """The past of the app's labelled source between `since` (default: a fifth of the rows is history) and `until`.
+
+        Raises:
+            InvalidInput: ST601, there are not rows enough before `since`, or nothing after it.
+        """
+        spec = _spec(ctx)
+        ticks = [Tick(i, part, part.until + spec.label_after) for i, part in enumerate(table.parts)]
+        last = len(ticks) if until is None else sum(t.part.since < until for t in ticks)
+        if since is None:
+            rows = np.cumsum([t.rows for t in ticks[:last]])
+            first = int(np.searchsorted(rows, rows[-1] * 0.2)) + 1 if len(rows) else 0
+        else:
+            first = sum(t.part.since < since for t in ticks)
+        before = sum(t.rows for t in ticks[:first])
+        if before < _FEWEST or first >= last:
+            span = f"{ticks[0].part.since:%Y-%m-%d} .. {ticks[-1].part.until:%Y-%m-%d}" if ticks else "nothing"
+            raise InvalidInput(
+                "ST601",
+                f"Can't replay {ctx.app.name}: {before} rows of {spec.name} lie before the first day to live through and "
+                f"{max(0, last - first)} ticks after it; at least {_FEWEST} rows and 1 tick are needed. Kept is {span}: "
+                "fetch more, or move --since.",
+                rows_before=before,
+                ticks=max(0, last - first),
+            )
+        return cls(ctx=ctx, table=table, spec=spec, ticks=ticks, first=first, until=last)
+
+    # ------------------------------------------------------------ rows
+
+    def window(self, start: int, stop: int) -> Table:
+        """The table of ticks `start <= i < stop`: no row is copied."""
+        return tables.window(
+            self.ctx.store.objects, self.table, self.ticks[start].part.since, self.ticks[stop - 1].part.until
+        )
+
+    def rows(self, start: int, stop: int) -> int:
+        """Rows with a label in ticks `start <= i < stop`."""
+        return int(self._labelled_rows[stop] - self._labelled_rows[start]) if stop > start else 0
+
+    def back(self, stop: int, rows: int, *, not_before: int) -> int:
+        """The tick from which on there are at least `rows` labelled rows up to `stop`, as late as possible."""
+        start = int(np.searchsorted(self._labelled_rows, self._labelled_rows[stop] - rows, side="right")) - 1
+        return min(max(start, not_before), stop)
+
+    @cached_property
+    def _labelled_rows(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum([t.rows - t.part.unlabelled for t in self.ticks])])
+
+    def keys(self, tick: int) -> list[Any]:
+        """The keys of the tick's labelled rows: what a sticky canary goes by."""
+        return self._read(tick).keys
+
+    def segment(self, name: str, tick: int) -> np.ndarray:
+        """The values of a segment column, for the tick's labelled rows, as text."""
+        return self._read(tick).segments[name]
+
+    def segment_values(self, name: str, start: int, stop: int, *, most: int) -> list[str]:
+        """The values of a segment column that hold at least a twentieth of the rows, most frequent first."""
+        values = [self.segment(name, t) for t in range(start, stop) if self.ticks[t].rows]
+        if not values:
+            return []
+        found, counts = np.unique(np.concatenate(values), return_counts=True)
+        order = np.lexsort((found, -counts))
+        return [str(found[i]) for i in order[:most] if counts[i] * 20 >= counts.sum()]
+
+    def _read(self, tick: int) -> _Seen:
+        if tick not in self._seen:
+            rows = frames.read_parquet(self.ctx.store.objects.get(self.ticks[tick].part.object))
+            label = frames.column(rows, str(self.spec.label))
+            valid = label.valid
+            names = self.ctx.app.segments
+            for name in names:
+                if name not in rows.column_names:
+                    raise InvalidInput("ST113", f"Segment {name!r} is no column of {self.spec.name}.", segment=name)
+            keys = (
+                frames.column(rows, self.spec.key).values[valid].tolist()
+                if self.spec.key
+                else list(range(int(valid.sum())))
+            )
+            segments = {n: _as_text(frames.column(rows, n))[valid] for n in names}
+            self._seen[tick] = _Seen(labels=label.values[valid], valid=valid, keys=keys, segments=segments)
+        return self._seen[tick]
+
+    # ------------------------------------------------------------ answers
+
+    def answered(self, models: Sequence[Trained], start: int, stop: int) -> Steps[None]:
+        """Have every model's answers to the rows of ticks `start <= i < stop` at hand.
+
+        The rows are handed over without their labels, each tick by itself, as a server would. Answers are made for some ticks
+        ahead in one job, which saves processes and can't leak: nothing of a tick is known to the answer to another.
+        """
+        wanted: list[tuple[Trained, int, list[int]]] = []
+        for model in dict.fromkeys(m.model for m in models):
+            trained = next(m for m in models if m.model == model)
+            for chunk in range(start // _AHEAD, (stop - 1) // _AHEAD + 1):
+                ticks = [
+                    t
+                    for t in range(chunk * _AHEAD, min((chunk + 1) * _AHEAD, self.until))
+                    if self.ticks[t].rows and (model, t) not in self._answers
+                ]
+                if any(start <= t < stop for t in ticks) and not self._remembered(model, ticks):
+                    wanted.append((trained, chunk, ticks))
+        if not wanted:
+            return
+        outcomes = yield [self._job(trained, ticks) for trained, _, ticks in wanted]
+        for (trained, _, ticks), outcome in zip(wanted, outcomes, strict=True):
+            self._keep(trained.model, ticks, outcome)
+
+    def known(self, model: Trained, tick: int) -> bool:
+        """Whether the model's answers to a tick are at hand."""
+        return not self.ticks[tick].rows or (model.model, tick) in self._answers
+
+    def losses(self, model: Trained, tick: int) -> np.ndarray:
+        """(n,) the model's loss on each labelled row of a tick whose answers are at hand, in row order.
+
+        Raises:
+            StaytrueError: what the model's answer raised, or what is wrong with its losses.
+        """
+        known = self._losses.get((model.model, tick))
+        if known is None:
+            known = self._losses[model.model, tick] = self._judged(model.model, tick)
+        return known
+
+    def _judged(self, model: str, tick: int) -> np.ndarray:
+        if not self.ticks[tick].rows:
+            return np.empty(0)
+        answers = self._answers[model, tick]
+        if isinstance(answers, dict):
+            raise InvalidInput(answers["code"], answers["message"], **answers.get("facts", {}))
+        seen = self._read(tick)
+        kept = [a for a, ok in zip(answers, seen.valid, strict=True) if ok]
+        if not kept:
+            return np.empty(0)
+        rows = None
+        if callable(self.ctx.app.metric):
+            whole = frames.read_parquet(self.ctx.store.objects.get(self.ticks[tick].part.object))
+            rows = frames.to_frame(frames.take(whole, seen.valid), "pandas")
+        return np.asarray(self.ctx.metric.losses(kept, seen.labels, rows), dtype=np.float64)
+
+    def _job(self, trained: Trained, ticks: Sequence[int]) -> Job:
+        parts = [self.ticks[t].part.object for t in ticks]
+        return Job(
+            key=f"answer:{self._name(trained.model, ticks)}",
+            task="staytrue.loop.tasks:answer",
+            payload=self.ctx.payload(model=trained.model, seal=trained.seal, parts=parts),
+            workspace=self.ctx.tree,
+            timeout_s=duration(self.ctx.app.settings.timeout).total_seconds(),
+        )
+
+    def _name(self, model: str, ticks: Sequence[int]) -> Digest:
+        contents = [self.ticks[t].part.content for t in ticks]
+        features = list(self.spec.features or ())
+        return digest(canonical_json({"code": self.ctx.code, "model": model, "parts": contents, "features": features}))
+
+    def _place(self, model: str, ticks: Sequence[int]) -> Path:
+        return self.ctx.store.work / "answers" / self._name(model, ticks)
+
+    def _remembered(self, model: str, ticks: Sequence[int]) -> bool:
+        try:
+            answers = msgspec.msgpack.decode(self._place(model, ticks).read_bytes())
+        except (OSError, msgspec.DecodeError):
+            return False
+        if not isinstance(answers, list) or len(answers) != len(ticks):
+            return False
+        self._answers.update({(model, t): a for t, a in zip(ticks, answers, strict=True)})
+        return True
+
+    def _keep(self, model: str, ticks: Sequence[int], outcome: Outcome) -> None:
+        """Remembered answers are a convenience: they may be deleted at any time, so they are renamed into place but not fsynced."""
+        try:
+            result = result_of(outcome, doing=f"answer {len(ticks)} ticks with model {model[:8]}")
+        except StaytrueError as exc:
+            self._answers.update({(model, t): exc.document() for t in ticks})
+            return
+        if outcome.outbox is None:
+            raise Corrupt("ST602", f"The answers of model {model[:8]} are gone: its job left no files.")
+        data = (Path(outcome.outbox) / result["file"]).read_bytes()
+        place = self._place(model, ticks)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f"{place.name}.{os.getpid()}.{uuid.uuid4().hex}")
+        temporary.write_bytes(data)
+        temporary.replace(place)
+        self._answers.update({(model, t): a for t, a in zip(ticks, msgspec.msgpack.decode(data), strict=True)})
+
+
+_FEWEST = 50
+
+
+def _spec(ctx: Context) -> SourceSpec:
+    if ctx.app.labelled is None:
+        raise InvalidInput(
+            "ST109", f"App {ctx.app.name!r} has no source with label=: there is no past to replay.", app=ctx.app.name
+        )
+    return ctx.app.labelled.spec
+
+
+def _as_text(column: Any) -> np.ndarray:
+    values = np.where(column.valid, column.values, "none") if column.values.dtype == object else column.values
+    return values.astype(str)

@@ -1,0 +1,252 @@
+"""What runs inside a job: fetch, train, answer. The only place where a user's functions are called on a user's data.
+
+A task is `(payload, outbox) -> document`: it reads objects, writes files into its outbox, and records nothing. Whoever asked for
+the job puts the files into the store and the facts into the ledger: so a job that is killed, late or run twice has no effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from staytrue.app import App, load
+from staytrue.errors import InvalidInput, StaytrueError
+from staytrue.kernel.contract import SourceSpec
+from staytrue.kernel.release import Digest
+from staytrue.store import frames, models, tables
+from staytrue.store.objects import LocalObjects
+
+__all__ = ["answer", "checked_answers", "fetch", "prepare", "train"]
+
+GOLDEN_ROWS = 32
+
+
+def prepare(payload: Mapping[str, Any]) -> None:
+    """Import the app, and read the parts that the job will need, before the launcher forks: its children inherit both."""
+    _app(payload["entry"])
+    objects = _objects(payload["store"])
+    for part in payload.get("parts", ()):
+        _part(payload["store"], part)
+    for source in payload.get("sources", ()):
+        table = tables.load(objects, Digest(source["manifest"]))
+        for part in table.parts:
+            if part.rows:
+                _part(payload["store"], part.object)
+
+
+def fetch(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
+    """The rows that a source gives, as one Parquet file."""
+    app = _app(payload["entry"])
+    source = app.sources[payload["source"]]
+    arguments = () if source.spec.snapshot else (_time(payload["since"]), _time(payload["until"]))
+    rows = frames.to_rows(source.function(*arguments), doing=f"read what {source.spec.name} gave")
+    (outbox / "rows.parquet").write_bytes(frames.write_parquet(rows))
+    return {"rows": rows.num_rows, "file": "rows.parquet"}
+
+
+def train(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
+    """A model, its bytes, and golden rows: inputs and the answers that every later load must give again."""
+    app = _app(payload["entry"])
+    store = payload["store"]
+    given: dict[str, Any] = {}
+    golden_rows = None
+    for source in payload["sources"]:
+        spec = app.sources[source["name"]].spec
+        rows = _rows(store, source["manifest"])
+        if spec.label:
+            rows = frames.take(rows, frames.column(rows, spec.label).valid)
+            if rows.num_rows == 0:
+                raise InvalidInput(
+                    "ST302", f"Can't train {app.name}: {spec.name} has no row with a known label in this window."
+                )
+            golden_rows = frames.take(rows, np.unique(np.linspace(0, rows.num_rows - 1, GOLDEN_ROWS).astype(int)))
+        given[source["name"]] = frames.to_frame(training_rows(rows, spec), source["frame"])
+    model = app.trainer(**given, **_extras(app, payload))
+    form, data = models.dump(model, app.saver)
+    (outbox / "model").write_bytes(data)
+    document: dict[str, Any] = {"file": "model", "format": form, "size": len(data)}
+    if golden_rows is not None and app.labelled is not None:
+        # The golden answers come from the bytes, not from the object in memory: what can't be loaded again is no model.
+        again = models.parse(form, data, app.loader)
+        frame_kind = app.inputs().get(app.labelled.spec.name, "pandas")
+        seen = predictable(golden_rows, app.labelled.spec)
+        answers = checked_answers(app, again, frames.to_frame(seen, frame_kind), seen.num_rows)
+        (outbox / "golden.parquet").write_bytes(frames.write_parquet(seen))
+        document |= {"golden": answers, "golden_rows": "golden.parquet", "rows": payload.get("rows")}
+    return document
+
+
+def answer(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
+    """A release's answers to the rows of some ticks, tick by tick; an error stands in the place of the tick that raised it."""
+    app = _app(payload["entry"])
+    spec = _labelled(app)
+    objects = _objects(payload["store"])
+    model = models.load(
+        objects, Digest(payload["model"]), payload["seal"], Path(payload["key"]).read_bytes(), app.loader
+    )
+    frame_kind = app.inputs().get(spec.name, "pandas")
+    ticks = []
+    for part in payload["parts"]:
+        rows = predictable(_part(payload["store"], part), spec)
+        try:
+            ticks.append(checked_answers(app, model, frames.to_frame(rows, frame_kind), rows.num_rows))
+        except StaytrueError as exc:
+            ticks.append(exc.document())
+    (outbox / "answers").write_bytes(msgspec.msgpack.encode(ticks))
+    return {"file": "answers", "ticks": len(ticks)}
+
+
+def golden(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
+    """The answers of a model under some code to golden rows."""
+    app = _app(payload["entry"])
+    spec = _labelled(app)
+    objects = _objects(payload["store"])
+    model = models.load(
+        objects, Digest(payload["model"]), payload["seal"], Path(payload["key"]).read_bytes(), app.loader
+    )
+    rows = frames.read_parquet(objects.get(Digest(payload["rows"])))
+    frame = frames.to_frame(rows, app.inputs().get(spec.name, "pandas"))
+    return {"golden": checked_answers(app, model, frame, rows.num_rows)}
+
+
+# ---------------------------------------------------------------- what training and predictions see
+
+
+def training_rows(rows: frames.Rows, spec: SourceSpec) -> frames.Rows:
+    """The columns that training sees: all, or the declared features and the label."""
+    if spec.features is None:
+        return rows
+    return frames.select(rows, [*spec.features, *([spec.label] if spec.label else [])])
+
+
+def predictable(rows: frames.Rows, spec: SourceSpec) -> frames.Rows:
+    """The columns that predictions see: those of training without the label, which nobody knows yet."""
+    seen = training_rows(rows, spec)
+    return frames.drop(seen, [spec.label]) if spec.label else seen
+
+
+def checked_answers(app: App, model: Any, frame: Any, count: int) -> list[Any]:
+    """One plain answer a row.
+
+    Raises:
+        InvalidInput: ST303 the function raised, ST304 another number of answers, ST305 a NaN or a None, ST306 a type that can't
+            be kept.
+    """
+    if count == 0:
+        return []
+    name = getattr(app.answerer, "__name__", "predict")
+    try:
+        given = app.answerer(model, frame)
+        if inspect.isawaitable(given):
+            given = asyncio.run(_awaited(given))
+    except StaytrueError:
+        raise
+    except Exception as exc:
+        raise InvalidInput(
+            "ST303", f"{name} raised {type(exc).__name__} on {count} rows: {exc}.", error=type(exc).__name__
+        ) from exc
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    elif hasattr(given, "to_list"):
+        given = given.to_list()
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Sequence):
+        try:
+            given = list(given)
+        except TypeError:
+            raise InvalidInput(
+                "ST304", f"{name} gave {type(given).__name__}; expected one answer a row, {count} in all.", count=count
+            ) from None
+    if len(given) != count:
+        raise InvalidInput(
+            "ST304",
+            f"{name} gave {len(given)} answers to {count} rows; expected one a row.",
+            got=len(given),
+            count=count,
+        )
+    return [_plain(value, name, i) for i, value in enumerate(given)]
+
+
+async def _awaited(given: Any) -> Any:
+    return await given
+
+
+def _plain(value: Any, name: str, row: int) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        raise InvalidInput("ST305", f"{name} answered {value} to row {row}; expected a finite value.", row=row)
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v, name, row) for v in value]
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {k: _plain(v, name, row) for k, v in value.items()}
+    raise InvalidInput(
+        "ST306",
+        f"{name} answered a {type(value).__name__} to row {row}; expected a number, a text, a list or a dict of them.",
+        row=row,
+    )
+
+
+# ---------------------------------------------------------------- read once, inherited by every fork
+
+
+@lru_cache(maxsize=4)
+def _app(entry: str) -> App:
+    return load(entry)[0]
+
+
+@lru_cache(maxsize=4)
+def _objects(store: str) -> LocalObjects:
+    return LocalObjects(Path(store))
+
+
+@lru_cache(maxsize=20_000)
+def _part(store: str, name: str) -> frames.Rows:
+    return frames.read_parquet(_objects(store).get(Digest(name)))
+
+
+def _rows(store: str, manifest: str) -> frames.Rows:
+    table = tables.load(_objects(store), Digest(manifest))
+    parts = [frames.conform(_part(store, part.object), table.schema) for part in table.parts if part.rows]
+    if not parts:
+        raise InvalidInput("ST302", f"Can't train: {table.source} has no rows in this window.", source=table.source)
+    return frames.concat(parts)
+
+
+def _extras(app: App, payload: Mapping[str, Any]) -> dict[str, Any]:
+    asked = inspect.signature(app.trainer).parameters
+    extras: dict[str, Any] = {}
+    if "params" in asked:
+        extras["params"] = dict(payload["params"])
+    if "seed" in asked:
+        extras["seed"] = payload["seed"]
+    if "previous" in asked:
+        before = payload.get("previous")
+        key = Path(payload["key"]).read_bytes()
+        objects = _objects(payload["store"])
+        extras["previous"] = (
+            models.load(objects, Digest(before["model"]), before["seal"], key, app.loader) if before else None
+        )
+    return extras
+
+
+def _labelled(app: App) -> SourceSpec:
+    if app.labelled is None:
+        raise InvalidInput(
+            "ST109", f"App {app.name!r} has no source with label=: there is nothing to predict.", app=app.name
+        )
+    return app.labelled.spec
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

@@ -1,0 +1,218 @@
+"""Trial: a challenger against the champion, pair by pair, from the backtest to the last canary step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from staytrue.kernel.duration import duration
+from staytrue.kernel.evidence import Differences, fold
+from staytrue.kernel.policy import Settings
+from staytrue.kernel.release import Digest
+from staytrue.kernel.rollout import Step
+from staytrue.kernel.trial import Judgement, judge, spend
+from staytrue.loop.jobs import Steps
+from staytrue.loop.past import Past
+from staytrue.loop.train import Trained, train
+from staytrue.store import tables
+from staytrue.store.tables import Table
+
+__all__ = ["Backtest", "Pairs", "Trial", "backtest", "pairs"]
+
+_SEGMENT_VALUES = 8
+_RECENT_ROWS = 2000
+_WINDOWS = ("all", "365d", "180d", "90d", "45d")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """The evidence of one comparison: new minus old, overall and in each segment value; scale, margin and alpha fixed before."""
+
+    overall: Differences
+    segments: Mapping[tuple[str, str], Differences]
+    margin: float
+    alpha: float
+
+    def seen(self, past: Past, tick: int, d: np.ndarray) -> Pairs:
+        """The evidence after one more tick of paired losses."""
+        if not len(d):
+            return self
+        found = dict(self.segments)
+        for (name, value), state in self.segments.items():
+            mask = past.segment(name, tick) == value
+            if mask.any():
+                found[name, value] = fold(state, tick, d[mask])
+        return replace(self, overall=fold(self.overall, tick, d), segments=found)
+
+    def judged(self) -> Judgement:
+        """What it has shown so far."""
+        named = {f"{name}={value}": state for (name, value), state in self.segments.items()}
+        return judge(self.overall, named, alpha=self.alpha, margin=self.margin)
+
+    @property
+    def mean(self) -> float:
+        """Mean difference a row, clipped; 0 before a row was seen."""
+        rows = self.overall.sums[:, 0].sum()
+        return float(self.overall.sums[:, 1].sum() * (self.overall.scale / 2.0**30) / rows) if rows else 0.0
+
+
+def pairs(past: Past, settings: Settings, champion: Trained, *, stop: int, number: int) -> Pairs:
+    """Fresh evidence for trial `number`, with scale, margin and segments fixed on the champion's own rows before tick `stop`.
+
+    The scale is the 99th percentile of its losses: beyond it a row counts as that much, so that one absurd price can't decide.
+    Half of the trial's budget is left for the watch after a promotion.
+    """
+    start = past.back(stop, _RECENT_ROWS, not_before=past.first)
+    losses = np.concatenate([past.losses(champion, t) for t in range(start, stop)] or [np.empty(0)])
+    scale = float(np.quantile(losses, 0.99)) if len(losses) else 1.0
+    names = [
+        (name, value)
+        for name in past.ctx.app.segments
+        for value in past.segment_values(name, start, stop, most=_SEGMENT_VALUES)
+    ]
+    fresh = Differences.fresh(scale=scale if scale > 0 else 1.0)
+    return Pairs(
+        overall=fresh,
+        segments=dict.fromkeys(names, fresh),
+        margin=settings.margin * (float(losses.mean()) if len(losses) else 0.0),
+        alpha=spend(number, settings.alpha) / 2,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backtest:
+    """What the backtest showed: the window it chose, the rows it held out, and the pairs on them."""
+
+    window: str
+    start: int
+    """First tick to train on."""
+    held_out: int
+    """Rows of the newest ticks that neither release was trained on."""
+    pairs: Pairs
+    judgement: Judgement
+    champion_loss: float
+    challenger_loss: float
+    trained: int
+    """Trainings that really ran for it."""
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """A challenger on its way. `pairs` run through the whole trial; `live` holds those since the backtest."""
+
+    number: int
+    challenger: Trained
+    release: Digest
+    steps: tuple[Step, ...]
+    started: int
+    pairs: Pairs
+    live: Pairs
+    at: int = 0
+    step_rows: int = 0
+    live_rows: int = 0
+    losses: list[np.ndarray] = field(default_factory=list)
+    champion_losses: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def step(self) -> Step:
+        """The step it is in."""
+        return self.steps[self.at]
+
+    @property
+    def last(self) -> bool:
+        """Whether the next move up is to champion."""
+        return self.at == len(self.steps) - 1
+
+    def seen(self, past: Past, tick: int, challenger: np.ndarray, champion: np.ndarray) -> None:
+        """Both releases answered one more tick."""
+        d = challenger - champion
+        self.pairs, self.live = self.pairs.seen(past, tick, d), self.live.seen(past, tick, d)
+        self.step_rows += len(d)
+        self.live_rows += len(d)
+        self.losses.append(challenger)
+        self.champion_losses.append(champion)
+
+
+def backtest(
+    past: Past, settings: Settings, champion: Trained, *, champion_stop: int, stop: int, number: int
+) -> Steps[Backtest]:
+    """The challenger's recipe without the newest rows, compared with the champion on them.
+
+    Args:
+        champion_stop: the champion was trained on ticks before this one.
+        stop: labels are known for ticks before this one.
+        number: of the trial, for its share of the error budget.
+
+    The rows held out are at most half of those that came since the champion's training: with all of them held out, the
+    challenger would be the champion again.
+    """
+    wanted = min(settings.holdout, past.rows(champion_stop, stop) // 2)
+    cut = past.back(stop, wanted, not_before=champion_stop)
+    starts = _starts(past, settings.window, cut)
+    challengers: dict[str, Trained] = {}
+    for window, start in starts.items():
+        challengers[window] = yield from train(past.ctx, inputs(past, start, cut), previous=champion.model)
+    yield from past.answered([champion, *challengers.values()], cut, stop)
+    base = [past.losses(champion, t) for t in range(cut, stop)]
+    means = {w: _losses(past, c, cut, stop) for w, c in challengers.items()}
+    window = _chosen(means)
+    evidence = pairs(past, settings, champion, stop=stop, number=number)
+    if len(starts) > 1:
+        # The best of n windows on the same rows is n looks: each has its share of the budget.
+        evidence = replace(evidence, alpha=evidence.alpha / len(starts))
+    for tick in range(cut, stop):
+        evidence = evidence.seen(past, tick, past.losses(challengers[window], tick) - past.losses(champion, tick))
+    return Backtest(
+        window=window,
+        start=_starts(past, window, stop)[window],
+        held_out=past.rows(cut, stop),
+        pairs=evidence,
+        judgement=evidence.judged(),
+        champion_loss=float(np.concatenate(base).mean()),
+        challenger_loss=float(means[window].mean()),
+        trained=sum(c.ran for c in challengers.values()),
+    )
+
+
+def inputs(past: Past, start: int, stop: int) -> dict[str, Table]:
+    """Source -> rows to train on: the labelled source from tick `start` to `stop`, others up to the same moment."""
+    until = past.ticks[stop - 1].part.until
+    since = past.ticks[start].part.since
+    found = {}
+    for name in past.ctx.app.inputs():
+        if name == past.spec.name:
+            found[name] = past.window(start, stop)
+        else:
+            other = past.ctx.store.table(name, app=past.ctx.app.name).table
+            found[name] = tables.window(past.ctx.store.objects, other, since, until)
+    return found
+
+
+
+
+def _starts(past: Past, window: str, stop: int) -> dict[str, int]:
+    """Window -> first tick to train on, for a training that ends before tick `stop`; windows that coincide appear once."""
+    names = _WINDOWS if window == "auto" else (window,)
+    found: dict[str, int] = {}
+    for name in names:
+        start = 0
+        if name != "all":
+            since = past.ticks[stop - 1].part.until - duration(name)
+            start = sum(t.part.since < since for t in past.ticks[:stop])
+        if start not in found.values() and past.rows(start, stop) > 0:
+            found[name] = start
+    return found
+
+
+def _losses(past: Past, model: Trained, start: int, stop: int) -> np.ndarray:
+    return np.concatenate([past.losses(model, t) for t in range(start, stop)])
+
+
+def _chosen(losses: Mapping[str, np.ndarray]) -> str:
+    """The longest window (they come longest first) whose loss is within half a standard error of the best."""
+    means = {w: float(x.mean()) for w, x in losses.items()}
+    best = min(means, key=lambda w: means[w])
+    slack = 0.5 * float(losses[best].std()) / max(len(losses[best]), 1) ** 0.5
+    return next(w for w in losses if means[w] <= means[best] + slack)
