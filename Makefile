@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 # `make demo DEMO_ARGS=...`, `make test TEST_ARGS="-k ledger"`, `make fault FAULT_ARGS=...`
-DEMO_ARGS ?= --store demo/.staytrue
+DEMO_ARGS ?= --dir demo
 TEST_ARGS ?=
 FAULT_ARGS ?=
 
@@ -16,8 +16,8 @@ need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 
-demo:  ## the whole loop on real data that ships with staytrue; leaves a store in demo/.staytrue
-	@$(need_demo) && "$$bin/staytrue" demo $(DEMO_ARGS)
+demo:  ## the whole loop on real data that ships with staytrue; leaves app and store in demo/
+	@$(need_demo) && "$$bin/staytrue" demo $(DEMO_ARGS) && echo "(staytrue is $$bin/staytrue here)"
 
 test:  ## the fast tests, with the examples in docstrings
 	@$(need_dev) && "$$bin/python" -m pytest -q -m "not slow and not fault_long" tests src/staytrue $(TEST_ARGS)
@@ -25,7 +25,7 @@ test:  ## the fast tests, with the examples in docstrings
 lint:  ## format, ruff, mypy --strict, layers, links in the docs
 	@$(need_dev) && status=0; \
 	"$$bin/ruff" format --check --quiet . || { echo "  -> $$bin/ruff format ."; status=1; }; \
-	"$$bin/ruff" check --quiet . || status=1; \
+	"$$bin/ruff" check --quiet --output-format concise . || status=1; \
 	"$$bin/mypy" || status=1; \
 	"$$bin/lint-imports" || status=1; \
 	"$$bin/python" scripts/docs.py --check || status=1; \
@@ -35,7 +35,7 @@ check: lint  ## everything a change has to pass: lint, then test
 	@$(MAKE) --no-print-directory test
 
 fault:  ## kill -9, power cuts, full disks, at every step; takes minutes
-	@$(need_dev) && "$$bin/python" -m pytest -q -p no:randomly tests/fault $(FAULT_ARGS)
+	@$(need_dev) && "$$bin/python" -m pytest -q -p no:randomly -m "fault_long or not fault_long" tests/fault $(FAULT_ARGS)
 
 bench:  ## figures against baselines, one table per script
 	@$(need_dev) && status=0; for script in benchmarks/*.py; do \

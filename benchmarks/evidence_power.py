@@ -43,10 +43,10 @@ def autoregressive(rho: float, runs: int, n: int, rng: np.random.Generator) -> F
     x[:, 0] /= np.sqrt(1 - rho**2)
     for i in range(1, n):
         x[:, i] += rho * x[:, i - 1]
-    return x
+    return np.asarray(x)
 
 
-def equal_pairs(kind: str, runs: int, rows: int, rng: np.random.Generator) -> tuple[Floats, float, int]:
+def equal_pairs(kind: str, runs: int, rows: int, rng: np.random.Generator) -> tuple[Floats, float, int]:  # noqa: PLR0911
     """Differences (runs, rows) of a long-run mean of exactly 0, the clip scale, and the rows in a tick."""
     noise = rng.normal(size=(runs, rows))
     days = rows // DAY_ROWS
@@ -62,12 +62,8 @@ def equal_pairs(kind: str, runs: int, rows: int, rng: np.random.Generator) -> tu
         case "exponential":
             return rng.exponential(size=(runs, rows)) - 1, 8.0, TICK_ROWS
         case "lognormal, clipped":
-            kept = np.minimum(rng.lognormal(-0.72, 1.2, size=(runs, rows)), 8.0)
-            return (
-                kept - np.minimum(np.random.default_rng(9).lognormal(-0.72, 1.2, 4_000_000), 8.0).mean(),
-                8.0,
-                TICK_ROWS,
-            )
+            mean = np.minimum(np.random.default_rng(9).lognormal(-0.72, 1.2, 4_000_000), 8.0).mean()
+            return np.minimum(rng.lognormal(-0.72, 1.2, size=(runs, rows)), 8.0) - mean, 8.0, TICK_ROWS
         case "rare errors":
             chance = rng.random((runs, rows))
             return (chance < 0.02).astype(np.float64) - (chance > 0.98), 1.0, TICK_ROWS
@@ -82,7 +78,7 @@ def by_tick(d: Floats, tick_rows: int) -> Floats:
     """(runs, ticks) sums of whole ticks."""
     runs, rows = d.shape
     whole = rows // tick_rows
-    return d[:, : whole * tick_rows].reshape(runs, whole, tick_rows).sum(axis=2)
+    return np.asarray(d[:, : whole * tick_rows].reshape(runs, whole, tick_rows).sum(axis=2))
 
 
 def wrong_shares(kind: str, runs: int, rows: int, alpha: float, seed: int = 1) -> tuple[float, float]:
@@ -102,7 +98,7 @@ def t_test_rejects(d: Floats) -> NDArray[np.bool_]:
     n = np.arange(100, d.shape[1] + 1, 100)
     mean, square = (np.cumsum(x, axis=1)[:, n - 1] / n for x in (d, d * d))
     rejects = np.abs(mean) > 2.576 * np.sqrt((square - mean**2) / (n - 1))
-    return np.asarray(rejects.any(axis=1))
+    return np.asarray(np.any(rejects, axis=1))
 
 
 def batches(runs: int, size: int) -> Iterator[int]:

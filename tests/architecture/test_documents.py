@@ -16,7 +16,7 @@ ERRORS = ROOT / "docs" / "errors.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 
 TEXT_SUFFIXES = set(",.cfg,.css,.html,.in,.js,.json,.md,.py,.sql,.svg,.toml,.txt,.yaml,.yml".split(","))  # noqa: SIM905  # one line
-MADE_BY_MAKE = {"site", "demo", "dist", "build", "__pycache__"}
+MADE_BY_MAKE = {"site", "demo", "staytrue-demo", "dist", "build", "__pycache__"}
 HIDDEN_BUT_OURS = {".ci", ".github", ".gitignore"}
 # Download hosts, pip's options for them, one machine's folders; spelled so that this file does not hold what it looks for.
 FORBIDDEN = re.compile(r"pypi[.]org|python(?:)hosted|npmjs[.]|(?:index|find)-(?:url|links)|(?<![\w.])/[w]ork/")

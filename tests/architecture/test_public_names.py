@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,18 @@ import staytrue
 
 PUBLIC = [
     "App",
+    "Conflict",
+    "Corrupt",
+    "Decision",
+    "InvalidInput",
+    "Known",
+    "NotFound",
+    "Refused",
+    "StaytrueError",
+    "Store",
+    "Unavailable",
+    "__version__",
+    "open",
 ]
 
 
@@ -31,3 +45,9 @@ def test_an_unknown_name_is_an_attribute_error_as_everywhere_in_python():
 
 def test_dir_offers_what_all_lists():
     assert set(staytrue.__all__) <= set(dir(staytrue))
+
+
+def test_the_version_is_the_one_that_is_built():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert staytrue.__version__ == project["version"]

@@ -18,22 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-STEPS = 4
 FULL_FOR_GOOD = (errno.ENOSPC, True)
 FAILS_ONCE = (errno.EIO, False)
 
 
 @pytest.mark.parametrize("fault", [FULL_FOR_GOOD, FAILS_ONCE], ids=["full for good", "fails once"])
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.fault_long)])
+@pytest.mark.parametrize(("steps", "stride"), [(2, 13), pytest.param(4, 1, marks=pytest.mark.fault_long)])
 def test_a_failure_at_any_call_loses_nothing_and_is_told(
-    failing_io: Path, fast_disk: Path, fault: tuple[int, bool], stride: int
+    failing_io: Path, fast_disk: Path, fault: tuple[int, bool], steps: int, stride: int
 ) -> None:
     store = (fast_disk / "store").resolve()
     told = set()
     with workloads(failing_io) as order:
         position, fired = 1, True
         while fired:
-            answer = failed_then_repaired(order, store, [position, *fault])
+            answer = failed_then_repaired(order, store, steps, [position, *fault])
             fired = answer["fired"] > 0
             told.add((answer["error"] or "")[:5])
             position += stride
@@ -43,17 +42,19 @@ def test_a_failure_at_any_call_loses_nothing_and_is_told(
     assert position > 100
 
 
-def failed_then_repaired(order: Callable[..., dict[str, Any]], store: Path, fail: list[Any]) -> dict[str, Any]:
+def failed_then_repaired(
+    order: Callable[..., dict[str, Any]], store: Path, steps: int, fail: list[Any]
+) -> dict[str, Any]:
     shutil.rmtree(store, ignore_errors=True)
     store.mkdir()
 
-    first = order(store=str(store), steps=STEPS, fail=fail, pages=10)
+    first = order(store=str(store), steps=steps, fail=fail, pages=10)
     assert_sound(store, first["acknowledged"])
-    second = order(store=str(store), steps=STEPS, pages=10)
+    second = order(store=str(store), steps=steps, pages=10)
 
     assert second["error"] is None
     assert_sound(store, second["acknowledged"])
-    assert len(second["acknowledged"]) == STEPS * 4
+    assert len(second["acknowledged"]) == steps * 4
     if first["error"] is None:
         assert first["acknowledged"] == second["acknowledged"]
     return first

@@ -405,8 +405,11 @@ def test_a_killed_guard_is_replaced(job: MakeJob, open_pool: OpenPool) -> None:
     assert pool.run(job("answers", n=1)).status == "done"
 
 
-def test_a_full_disk_loses_the_job_but_not_the_pool(open_pool: OpenPool, job: MakeJob, tmp_path: Path) -> None:
-    pool = open_pool()
+@both_modes
+def test_a_root_that_cant_be_written_loses_the_job_but_not_the_pool(
+    open_pool: OpenPool, job: MakeJob, tmp_path: Path, mode: Mode
+) -> None:
+    pool = open_pool(mode)
     (place,) = (tmp_path / "root").glob("pool-????????????????")
     hidden = place.rename(tmp_path / "elsewhere")
     place.write_text("a file where the directory was")

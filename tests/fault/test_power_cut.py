@@ -28,9 +28,7 @@ def store(fast_disk: Path) -> Path:
     return store
 
 
-@pytest.mark.parametrize(
-    "count", [500, pytest.param(20_000, marks=pytest.mark.fault_long)]
-)
+@pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=pytest.mark.fault_long)])
 def test_a_power_cut_takes_nothing_that_was_acknowledged(failing_io: Path, store: Path, count: int) -> None:
     found = cuts(failing_io, store, count, synchronous=None)
 
@@ -76,6 +74,6 @@ def verdict(image: Image, folder: Path, *, whole: bool) -> str:
         with closing(sqlite3.connect(folder / "ledger.db")) as connection:
             if connection.execute("PRAGMA integrity_check").fetchone() != ("ok",):
                 return "corrupt ledger"
-    except Corrupt:
+    except (Corrupt, sqlite3.DatabaseError):
         return "corrupt ledger"
     return "lost" if image.acknowledged - there else "sound"

@@ -31,7 +31,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.root = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        self.root = Path(tempfile.mkdtemp(prefix="staytrue-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         self.objects = LocalObjects(self.root)
         self.ledger = Ledger.open(self.root / "ledger.db")
         self.bytes_of: dict[Digest, bytes] = {}

@@ -1,1 +1,93 @@
+"""The command line: one file a verb. This one only finds the verb, runs it, and turns errors into words and exit codes.
 
+Exit codes: 0 well, 1 unhealthy or refused by a gate, 2 wrong use, 3 not found, 4 conflict, 5 an engine or store is unavailable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+__all__ = ["VERBS", "main"]
+
+VERBS = {
+    "demo": "the whole loop on shipped real data, nothing to configure",
+    "new": "a new app from a template, with its test",
+    "fetch": "ask the sources for new rows and hold them against their contract",
+    "train": "train now, through the same gates",
+    "replay": "policies side by side over the past: loss, retrains, bad days, cost",
+    "status": "is it right now? what changed? what is to blame? what happens next?",
+    "log": "what happened, and why",
+    "show": "one release, event or table",
+    "diff": "two releases compared: code, data, environment, params, model, scores",
+    "revert": "a new release with code, data or model taken from an older one",
+    "verify": "every object against its digest, every chain",
+    "gc": "free what nothing refers to",
+    "doctor": "what is wrong with this installation",
+}
+"""verb -> what it does. A verb is the module of its name; it is imported when it is called."""
+
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = next((a for a in arguments if not a.startswith("-")), None)
+    parser = _parser()
+    if verb not in VERBS:
+        parser.parse_args(arguments)  # --help, --version, or an error that lists the verbs
+        parser.print_help()
+        return 0 if not arguments else 2
+    arguments.remove(verb)
+    module = importlib.import_module(f"staytrue.cli.{verb}")
+    own = argparse.ArgumentParser(prog=f"staytrue {verb}", description=VERBS[verb], allow_abbrev=False)
+    module.arguments(own)
+    _common(own)
+    args = own.parse_args(arguments)
+    return _run(module, args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, VERBS))
+    listed = "\n".join(f"  {name:<{width}}  {what}" for name, what in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="staytrue",
+        usage="staytrue VERB [options]",
+        description="Keeps a machine-learning app true after it ships.",
+        epilog=f"verbs:\n{listed}\n\n`staytrue VERB --help` tells more. Every verb takes --app, --store and --json.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    from staytrue import __version__
+
+    parser.add_argument("--version", action="version", version=f"staytrue {__version__}")
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--app", metavar="PATH[:NAME]", help="the app's file (default: app.py, or STAYTRUE_APP)")
+    parser.add_argument("--store", metavar="DIR", help="where everything is kept (default: .staytrue, or STAYTRUE_STORE)")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout, progress on stderr")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the stack trace of an error")
+
+
+def _run(module: object, args: argparse.Namespace) -> int:
+    from staytrue.cli.screen import Screen
+    from staytrue.errors import StaytrueError
+
+    screen = Screen(as_json=args.json)
+    try:
+        return int(module.run(args, screen))  # type: ignore[attr-defined]
+    except StaytrueError as exc:
+        screen.error(exc)
+        if args.verbose:
+            raise
+        return exc.exit_code
+    except KeyboardInterrupt:
+        screen.note("Stopped. What was acknowledged is kept; the same command goes on from there.")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return 0

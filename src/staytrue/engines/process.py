@@ -253,12 +253,10 @@ class ProcessPool:
             raise NotFound("ST344", text, key=handle.key) from None
 
     def _awaited(self, handle: Handle) -> Outcome:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._outcome(handle) is not None)
-                outcome = self._outcome(handle)
-            if outcome is not None:
-                return outcome
+        with self._changed:
+            while (outcome := self._outcome(handle)) is None:
+                self._changed.wait()
+            return outcome
 
     def _conclude(self, handle: Handle, outcome: Outcome) -> None:
         with self._changed:
@@ -397,12 +395,14 @@ class _Foreman:
         for attempt in self._attempts.values():
             if attempt.group is not None:
                 signal_group(attempt.group, KILL)
+                self._guard.forget(attempt.group)
             if attempt.phase != "abandoned":
                 self._conclude(attempt.pending.handle, final)
         for pending in self._queue:
             self._conclude(pending.handle, final)
         for launcher in self._processes:
             signal_group(launcher.process.pid, KILL)
+            self._guard.forget(launcher.process.pid)
             _forget_process(launcher)
         self._attempts.clear()
         self._queue.clear()
@@ -612,12 +612,15 @@ class _Foreman:
 
     def _hand_over(self, pending: _Pending) -> None:
         """To its launcher, if that is ready for it; else it stays in the queue."""
+        launcher = None
         try:
             launcher = self._launcher_for(pending.job)
             if launcher is None:
                 return
             attempt = self._attempt(pending, launcher)
         except OSError as exc:
+            if launcher is not None and launcher.mode == "spawn":
+                self._kill(launcher)
             self._queue.remove(pending)
             text = f"Can't start {pending.job.key}: {exc}. Free disk, memory or processes, then submit it again."
             self._conclude(pending.handle, Outcome(status="lost", error=_document(Unavailable("ST346", text))))

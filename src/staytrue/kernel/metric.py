@@ -319,9 +319,8 @@ def _checked(name: str, given: Any, expected: int) -> Floats:
 
 
 def _plain(values: Any) -> Any:
-    """What numpy reads well: frames' and Arrow's columns know better than numpy how they turn into arrays."""
-    convert = getattr(values, "to_numpy", None)
-    return convert() if callable(convert) else values
+    """Columns of frames and of Arrow as arrays: numpy would walk through some of them value by value."""
+    return values.__array__() if hasattr(values, "__array__") and not isinstance(values, np.generic) else values
 
 
 def _matrix(values: Any) -> NDArray[Any]:
@@ -339,7 +338,7 @@ def _matrix(values: Any) -> NDArray[Any]:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim not in (1, 2):
-        raise _wrong_type("answers", None, f"shape {array.shape}", "one answer a row")
+        raise _wrong_shape("answer", array)
     return array
 
 
@@ -358,7 +357,7 @@ def _column(values: Any, what: str) -> NDArray[Any]:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        raise _wrong_type(f"{what}s", None, f"shape {array.shape}", f"one {what} a row")
+        raise _wrong_shape(what, array)
     return array
 
 
@@ -460,6 +459,15 @@ def _wrong_type(what: str, position: int | None, value: Any, expected: str) -> I
     )  # fmt: skip
 
 
+def _wrong_shape(what: str, array: NDArray[Any]) -> InvalidInput:
+    return InvalidInput(
+        "ST522",
+        f"Can't count losses: the {what}s have shape {array.shape}, expected one {what} a row.",
+        what=what,
+        shape=list(array.shape),
+    )
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -207,7 +207,7 @@ def _of_numbers(values: NDArray[Any]) -> Sketch:
     numbers = values.astype(np.float64, copy=False)
     finite = numbers[np.isfinite(numbers)]
     nan = int(np.isnan(numbers).sum())
-    places, counts = np.unique(_buckets(finite), return_counts=True)
+    places, counts = _counted(_buckets(finite))
     large = bool((np.abs(finite) > 1e150).any())
     return {
         "nan": nan,
@@ -230,13 +230,23 @@ def _buckets(finite: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.where(finite == 0, 0, np.where(finite > 0, sizes + 1, -sizes - 1))
 
 
+def _counted(places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places that occur, in order, and how often."""
+    low, high = (int(places.min()), int(places.max())) if len(places) else (0, 0)
+    if high - low > 4 * len(places):
+        return np.unique(places, return_counts=True)
+    counts = np.bincount(places - low)
+    there = np.flatnonzero(counts)
+    return there + low, counts[there]
+
+
 def _bucket_middle(place: int) -> float:
     if place == 0:
         return 0.0
     edges = np.array([abs(place) - 1, abs(place)], np.int64) << _SHIFT
     low, high = edges.view(np.float64).tolist()
-    # The last bucket ends at infinity.
-    return math.copysign(low if math.isinf(high) else (low + high) / 2, place)
+    # The last bucket ends at infinity; halves, since the sum of two edges may overflow.
+    return math.copysign(low if math.isinf(high) else low / 2 + high / 2, place)
 
 
 def _exact_sum(values: NDArray[np.float64]) -> tuple[int, int]:
@@ -323,7 +333,7 @@ def _plain(value: Any) -> float:
 
 def _of_times(values: NDArray[Any]) -> Sketch:
     micros = values.astype(np.int64, copy=False)
-    places, counts = np.unique(micros // _DAY, return_counts=True)
+    places, counts = _counted(micros // _DAY)
     low, high = (int(micros.min()), int(micros.max())) if len(micros) else (None, None)
     return {"min": low, "max": high, "at": places.tolist(), "n": counts.tolist()}
 

@@ -165,7 +165,8 @@ def _sentence(said: Verdict, found: Interval, seen: int, tick: str) -> str:
     if found.enough:
         return f"{_measured(found, tick)}, {said.replace('_', ' ')}"
     fewest = fewest_blocks(found.alpha)
-    needed = f"{found.blocks} of at least {fewest} blocks of rows are full"
+    size = f"{found.block_rows:.0f} " if found.blocks else ""
+    needed = f"{found.blocks} of at least {fewest} blocks of {size}rows are full"
     if not found.rows:
         return f"undecided: {seen:,} rows so far, {needed}"
     if found.blocks >= fewest:

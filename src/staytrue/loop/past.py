@@ -33,6 +33,9 @@ from staytrue.store.tables import Part, Table
 
 __all__ = ["Past", "Tick"]
 
+_Who = tuple[Digest, Digest]
+"""(code, model): who answers."""
+
 _AHEAD = 32
 """Ticks answered by one job: a process for each single tick would cost more than the answers."""
 
@@ -74,8 +77,8 @@ class Past:
     """Index of the first tick to be lived through; those before are history."""
     until: int
     _seen: dict[int, _Seen] = field(default_factory=dict)
-    _answers: dict[tuple[str, int], Any] = field(default_factory=dict)
-    _losses: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    _answers: dict[tuple[_Who, int], Any] = field(default_factory=dict)
+    _losses: dict[tuple[_Who, int], np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ctx: Context, table: Table, *, since: datetime | None, until: datetime | None) -> Past:
@@ -104,6 +107,14 @@ class Past:
                 ticks=max(0, last - first),
             )
         return cls(ctx=ctx, table=table, spec=spec, ticks=ticks, first=first, until=last)
+
+    @classmethod
+    def whole(cls, ctx: Context) -> Past:
+        """All that was fetched, with nothing left to live through: what is known now."""
+        spec = _spec(ctx)
+        table = ctx.store.table(spec.name, app=ctx.app.name).table
+        ticks = [Tick(i, part, part.until + spec.label_after) for i, part in enumerate(table.parts)]
+        return cls(ctx=ctx, table=table, spec=spec, ticks=ticks, first=0, until=len(ticks))
 
     # ------------------------------------------------------------ rows
 
@@ -170,25 +181,25 @@ class Past:
         ahead in one job, which saves processes and can't leak: nothing of a tick is known to the answer to another.
         """
         wanted: list[tuple[Trained, int, list[int]]] = []
-        for model in dict.fromkeys(m.model for m in models):
-            trained = next(m for m in models if m.model == model)
+        for trained in {(m.code, m.model): m for m in models}.values():
+            who = (trained.code, trained.model)
             for chunk in range(start // _AHEAD, (stop - 1) // _AHEAD + 1):
                 ticks = [
                     t
                     for t in range(chunk * _AHEAD, min((chunk + 1) * _AHEAD, self.until))
-                    if self.ticks[t].rows and (model, t) not in self._answers
+                    if self.ticks[t].rows and (who, t) not in self._answers
                 ]
-                if any(start <= t < stop for t in ticks) and not self._remembered(model, ticks):
+                if any(start <= t < stop for t in ticks) and not self._remembered(trained, ticks):
                     wanted.append((trained, chunk, ticks))
         if not wanted:
             return
         outcomes = yield [self._job(trained, ticks) for trained, _, ticks in wanted]
         for (trained, _, ticks), outcome in zip(wanted, outcomes, strict=True):
-            self._keep(trained.model, ticks, outcome)
+            self._keep(trained, ticks, outcome)
 
     def known(self, model: Trained, tick: int) -> bool:
         """Whether the model's answers to a tick are at hand."""
-        return not self.ticks[tick].rows or (model.model, tick) in self._answers
+        return not self.ticks[tick].rows or ((model.code, model.model), tick) in self._answers
 
     def losses(self, model: Trained, tick: int) -> np.ndarray:
         """(n,) the model's loss on each labelled row of a tick whose answers are at hand, in row order.
@@ -196,15 +207,20 @@ class Past:
         Raises:
             StaytrueError: what the model's answer raised, or what is wrong with its losses.
         """
-        known = self._losses.get((model.model, tick))
+        who = (model.code, model.model)
+        known = self._losses.get((who, tick))
         if known is None:
-            known = self._losses[model.model, tick] = self._judged(model.model, tick)
+            known = self._losses[who, tick] = self._judged(who, tick)
         return known
 
-    def _judged(self, model: str, tick: int) -> np.ndarray:
+    def losses_between(self, model: Trained, start: int, stop: int) -> np.ndarray:
+        """(n,) the model's losses on ticks `start <= i < stop`, oldest first."""
+        return np.concatenate([np.empty(0), *(self.losses(model, t) for t in range(start, stop))])
+
+    def _judged(self, who: _Who, tick: int) -> np.ndarray:
         if not self.ticks[tick].rows:
             return np.empty(0)
-        answers = self._answers[model, tick]
+        answers = self._answers[who, tick]
         if isinstance(answers, dict):
             raise InvalidInput(answers["code"], answers["message"], **answers.get("facts", {}))
         seen = self._read(tick)
@@ -220,47 +236,48 @@ class Past:
     def _job(self, trained: Trained, ticks: Sequence[int]) -> Job:
         parts = [self.ticks[t].part.object for t in ticks]
         return Job(
-            key=f"answer:{self._name(trained.model, ticks)}",
+            key=f"answer:{self._name(trained, ticks)}",
             task="staytrue.loop.tasks:answer",
-            payload=self.ctx.payload(model=trained.model, seal=trained.seal, parts=parts),
-            workspace=self.ctx.tree,
+            payload=self.ctx.payload(model=trained.model, seal=trained.seal, parts=parts) | {"entry": str(trained.entry)},
+            workspace=trained.entry.parent,
             timeout_s=duration(self.ctx.app.settings.timeout).total_seconds(),
         )
 
-    def _name(self, model: str, ticks: Sequence[int]) -> Digest:
+    def _name(self, trained: Trained, ticks: Sequence[int]) -> Digest:
         contents = [self.ticks[t].part.content for t in ticks]
         features = list(self.spec.features or ())
-        return digest(canonical_json({"code": self.ctx.code, "model": model, "parts": contents, "features": features}))
+        return digest(canonical_json({"code": trained.code, "model": trained.model, "parts": contents, "features": features}))
 
-    def _place(self, model: str, ticks: Sequence[int]) -> Path:
-        return self.ctx.store.work / "answers" / self._name(model, ticks)
+    def _place(self, trained: Trained, ticks: Sequence[int]) -> Path:
+        return self.ctx.store.work / "answers" / self._name(trained, ticks)
 
-    def _remembered(self, model: str, ticks: Sequence[int]) -> bool:
+    def _remembered(self, trained: Trained, ticks: Sequence[int]) -> bool:
         try:
-            answers = msgspec.msgpack.decode(self._place(model, ticks).read_bytes())
+            answers = msgspec.msgpack.decode(self._place(trained, ticks).read_bytes())
         except (OSError, msgspec.DecodeError):
             return False
         if not isinstance(answers, list) or len(answers) != len(ticks):
             return False
-        self._answers.update({(model, t): a for t, a in zip(ticks, answers, strict=True)})
+        self._answers.update({((trained.code, trained.model), t): a for t, a in zip(ticks, answers, strict=True)})
         return True
 
-    def _keep(self, model: str, ticks: Sequence[int], outcome: Outcome) -> None:
+    def _keep(self, trained: Trained, ticks: Sequence[int], outcome: Outcome) -> None:
         """Remembered answers are a convenience: they may be deleted at any time, so they are renamed into place but not fsynced."""
+        who = (trained.code, trained.model)
         try:
-            result = result_of(outcome, doing=f"answer {len(ticks)} ticks with model {model[:8]}")
+            result = result_of(outcome, doing=f"answer {len(ticks)} ticks with model {trained.model[:8]}")
         except StaytrueError as exc:
-            self._answers.update({(model, t): exc.document() for t in ticks})
+            self._answers.update({(who, t): exc.document() for t in ticks})
             return
         if outcome.outbox is None:
-            raise Corrupt("ST602", f"The answers of model {model[:8]} are gone: its job left no files.")
+            raise Corrupt("ST602", f"The answers of model {trained.model[:8]} are gone: its job left no files.")
         data = (Path(outcome.outbox) / result["file"]).read_bytes()
-        place = self._place(model, ticks)
+        place = self._place(trained, ticks)
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name(f"{place.name}.{os.getpid()}.{uuid.uuid4().hex}")
         temporary.write_bytes(data)
         temporary.replace(place)
-        self._answers.update({(model, t): a for t, a in zip(ticks, msgspec.msgpack.decode(data), strict=True)})
+        self._answers.update({(who, t): a for t, a in zip(ticks, msgspec.msgpack.decode(data), strict=True)})
 
 
 _FEWEST = 50

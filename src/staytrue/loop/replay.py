@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,8 @@ from staytrue.kernel.policy import policy as named_policy
 from staytrue.kernel.release import Digest
 from staytrue.kernel.rollout import Move, Step, advance, in_canary, moved, steps
 from staytrue.loop.context import Context
-from staytrue.loop.deliver import Chronicle, new_release
+from staytrue.loop.chronicle import Chronicle
+from staytrue.loop.deliver import new_release
 from staytrue.loop.jobs import Steps, drive
 from staytrue.loop.past import Past
 from staytrue.loop.train import Trained, train
@@ -115,6 +118,7 @@ def _run_id(ctx: Context, past: Past, name: str) -> Digest:
     """All that a replay's story depends on, as one digest."""
     settings = {f: getattr(ctx.app.settings, f) for f in ctx.app.settings.__dataclass_fields__}
     document = {
+        "loop": _own_code(),
         "code": ctx.code,
         "env": ctx.env,
         "table": past.table.id,
@@ -124,6 +128,14 @@ def _run_id(ctx: Context, past: Past, name: str) -> Digest:
         "settings": settings,
     }
     return digest(canonical_json(document))
+
+
+@cache
+def _own_code() -> Digest:
+    """The loop's own code: another way to decide is another story, also between two releases of staytrue."""
+    root = Path(__file__).parents[1]
+    files = sorted(path for folder in ("kernel", "loop") for path in (root / folder).glob("*.py"))
+    return digest(b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in files))
 
 
 def _fresh_price(past: Past, lived: Lived) -> float:
@@ -445,7 +457,6 @@ class _Line:
     def _retrain(self, now: datetime, known: int) -> Steps[None]:
         plan = steps(self.settings.trial)
         span = self._training_span(known)
-        evidence = pairs(self.past, self.settings, self.champion, stop=known, number=self.number)
         tested: Backtest | None = None
         if plan and plan[0].stage == "backtest":
             tested = yield from backtest(
@@ -454,11 +465,14 @@ class _Line:
             self.counts["trained"] += tested.trained
             if not self._passes(tested, now, known):
                 return
-            span, evidence = (tested.start, known), tested.pairs
+            span = (tested.start, known)
         challenger = yield from train(self.ctx, inputs(self.past, *span), previous=self.champion.model)
         self._count_training(challenger)
         scores = {"backtest": tested.challenger_loss, "backtest_champion": tested.champion_loss} if tested else {}
         release, refs = new_release(self.ctx, challenger, scores=scores, parents=(self.release,))
+        evidence = tested.pairs if tested else (
+            yield from pairs(self.past, self.settings, self.champion, challenger, stop=known, number=self.number)
+        )
         self._start_trial(challenger, release, refs, plan, evidence, tested, now, known)
 
     def _passes(self, tested: Backtest, now: datetime, known: int) -> bool:
@@ -474,13 +488,9 @@ class _Line:
         }
         compared = f"{tested.challenger_loss:.4g} against {tested.champion_loss:.4g} on {tested.held_out:,} rows that neither saw"
         if tested.judgement.verdict == "worse" or gain <= 0:
-            base = [
-                self.past.losses(self.champion, t)
-                for t in range(self.past.back(known, tested.held_out, not_before=0), known)
-            ]
-            self._reject(
-                now, "backtest", tested.judgement.verdict, f"in the backtest it loses {compared}", numbers, settled=base
-            )
+            base = self.past.losses_between(self.champion, tested.cut, known)
+            why = f"in the backtest it loses {compared}"
+            self._reject(now, "backtest", tested.judgement.verdict, why, numbers, settled=[base])
             return False
         self._tell("backtest", f"Backtest passed: it loses {compared}.", now, None, numbers)
         return True
@@ -494,7 +504,6 @@ class _Line:
         if self.alarmed and proven and any(step.stage == "canary" for step in rest):
             # While harm is done, waiting costs too: what is proven better on unseen rows skips the shadow.
             rest = tuple(step for step in rest if step.stage == "canary")
-        fresh = pairs(self.past, self.settings, self.champion, stop=known, number=self.number)
         self.trial = Trial(
             number=self.number,
             challenger=challenger,
@@ -502,7 +511,7 @@ class _Line:
             steps=rest or (Step(stage="canary", share=0.5),),
             started=known,
             pairs=evidence,
-            live=fresh,
+            live=evidence.cleared(),
         )
         self._tell_step(now, refs)
 
@@ -572,14 +581,7 @@ class _Line:
             roles={"champion": (trial.release, 1.0), "challenger": (None, 0.0), "previous": (old_release, 0.0)},
         )
         if self.settings.watch_rows:
-            fresh = pairs(
-                self.past,
-                self.settings,
-                old,
-                stop=tick + 1 if tick < trial.started else trial.started,
-                number=trial.number,
-            )
-            self.watch = _Watch(old=old, old_release=old_release, old_stop=old_stop, pairs=fresh)
+            self.watch = _Watch(old=old, old_release=old_release, old_stop=old_stop, pairs=trial.pairs.cleared())
         self.books = Freshness(warm=self.books.warm).seen(np.concatenate(trial.losses))
         self.trial, self.setbacks = None, 0
         self._calm()

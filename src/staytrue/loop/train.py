@@ -26,8 +26,10 @@ TRAININGS = "trainings"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A model and where it came from. `ran` is False when it was found by its recipe."""
+    """A model, the code that answers with it, and where it came from. `ran` is False when it was found by its recipe."""
 
+    code: Digest
+    entry: Path
     model: Digest
     recipe: Digest
     tables: Mapping[str, Digest]
@@ -71,6 +73,8 @@ def train(ctx: Context, inputs: Mapping[str, Table], *, previous: Digest | None 
         ran = known is None
     model, event = known or _keep(ctx, recipe_id, outcome, refs, rows)
     return Trained(
+        code=ctx.code,
+        entry=ctx.entry,
         model=model,
         recipe=recipe_id,
         tables=recipe.tables,
@@ -118,7 +122,7 @@ def _keep(ctx: Context, recipe_id: Digest, outcome: Outcome, refs: tuple[Ref, ..
     golden = None
     if "golden" in result:
         golden_rows = objects.put_file(Path(outbox) / result["golden_rows"])
-        golden = objects.put_document({"kind": "golden", "rows": golden_rows, "answers": result["golden"]})
+        golden = objects.put_document(models.Golden(rows=golden_rows, answers=result["golden"]).document())
     document = models.manifest(data=data, form=result["format"], size=result["size"], golden=golden, recipe=recipe_id)
     model = objects.put_document(document)
     seal = models.seal(ctx.store.key, document)

@@ -46,6 +46,11 @@ class Pairs:
                 found[name, value] = fold(state, tick, d[mask])
         return replace(self, overall=fold(self.overall, tick, d), segments=found)
 
+    def cleared(self) -> Pairs:
+        """The same comparison with nothing seen yet."""
+        fresh = Differences.fresh(scale=self.overall.scale)
+        return replace(self, overall=fresh, segments=dict.fromkeys(self.segments, fresh))
+
     def judged(self) -> Judgement:
         """What it has shown so far."""
         named = {f"{name}={value}": state for (name, value), state in self.segments.items()}
@@ -58,21 +63,25 @@ class Pairs:
         return float(self.overall.sums[:, 1].sum() * (self.overall.scale / 2.0**30) / rows) if rows else 0.0
 
 
-def pairs(past: Past, settings: Settings, champion: Trained, *, stop: int, number: int) -> Pairs:
-    """Fresh evidence for trial `number`, with scale, margin and segments fixed on the champion's own rows before tick `stop`.
+def pairs(
+    past: Past, settings: Settings, champion: Trained, challenger: Trained, *, stop: int, number: int
+) -> Steps[Pairs]:
+    """Fresh evidence for trial `number`; scale, margin and segments are fixed on rows before tick `stop`.
 
-    The scale is the 99th percentile of its losses: beyond it a row counts as that much, so that one absurd price can't decide.
-    Half of the trial's budget is left for the watch after a promotion.
+    The scale is the 99th percentile of |difference| between the two on those rows: beyond it a row counts as that much, so that one
+    absurd price can't decide. Half of the trial's budget is left for the watch after a promotion.
     """
-    start = past.back(stop, _RECENT_ROWS, not_before=past.first)
-    losses = np.concatenate([past.losses(champion, t) for t in range(start, stop)] or [np.empty(0)])
-    scale = float(np.quantile(losses, 0.99)) if len(losses) else 1.0
+    start = past.back(stop, _RECENT_ROWS, not_before=0)
+    yield from past.answered([champion, challenger], start, stop)
+    losses = past.losses_between(champion, start, stop)
+    apart = np.abs(past.losses_between(challenger, start, stop) - losses)
+    scale = float(np.quantile(apart, 0.99)) if len(apart) else 0.0
     names = [
         (name, value)
         for name in past.ctx.app.segments
         for value in past.segment_values(name, start, stop, most=_SEGMENT_VALUES)
     ]
-    fresh = Differences.fresh(scale=scale if scale > 0 else 1.0)
+    fresh = Differences.fresh(scale=scale or float(losses.mean() if len(losses) else 0.0) or 1.0)
     return Pairs(
         overall=fresh,
         segments=dict.fromkeys(names, fresh),
@@ -88,8 +97,10 @@ class Backtest:
     window: str
     start: int
     """First tick to train on."""
+    cut: int
+    """First tick held out."""
     held_out: int
-    """Rows of the newest ticks that neither release was trained on."""
+    """Rows of the ticks from there on, which neither release was trained on."""
     pairs: Pairs
     judgement: Judgement
     champion_loss: float
@@ -155,10 +166,9 @@ def backtest(
     for window, start in starts.items():
         challengers[window] = yield from train(past.ctx, inputs(past, start, cut), previous=champion.model)
     yield from past.answered([champion, *challengers.values()], cut, stop)
-    base = [past.losses(champion, t) for t in range(cut, stop)]
-    means = {w: _losses(past, c, cut, stop) for w, c in challengers.items()}
+    means = {w: past.losses_between(c, cut, stop) for w, c in challengers.items()}
     window = _chosen(means)
-    evidence = pairs(past, settings, champion, stop=stop, number=number)
+    evidence = yield from pairs(past, settings, champion, challengers[window], stop=cut, number=number)
     if len(starts) > 1:
         # The best of n windows on the same rows is n looks: each has its share of the budget.
         evidence = replace(evidence, alpha=evidence.alpha / len(starts))
@@ -167,10 +177,11 @@ def backtest(
     return Backtest(
         window=window,
         start=_starts(past, window, stop)[window],
+        cut=cut,
         held_out=past.rows(cut, stop),
         pairs=evidence,
         judgement=evidence.judged(),
-        champion_loss=float(np.concatenate(base).mean()),
+        champion_loss=float(past.losses_between(champion, cut, stop).mean()),
         challenger_loss=float(means[window].mean()),
         trained=sum(c.ran for c in challengers.values()),
     )
@@ -204,10 +215,6 @@ def _starts(past: Past, window: str, stop: int) -> dict[str, int]:
         if start not in found.values() and past.rows(start, stop) > 0:
             found[name] = start
     return found
-
-
-def _losses(past: Past, model: Trained, start: int, stop: int) -> np.ndarray:
-    return np.concatenate([past.losses(model, t) for t in range(start, stop)])
 
 
 def _chosen(losses: Mapping[str, np.ndarray]) -> str:

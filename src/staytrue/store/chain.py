@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _PAGE = 1000
+_NUMBERS = frozenset({"seq", "at", "recorded_at"})
 
 
 class _Microseconds(TypeDecorator[datetime]):
@@ -52,7 +53,13 @@ class _Microseconds(TypeDecorator[datetime]):
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         del dialect
-        return None if value is None else _EPOCH + value * _MICROSECOND
+        try:
+            return _EPOCH + timedelta(microseconds=value)  # type: ignore[arg-type]  # a damaged file may hold anything
+        except (TypeError, OverflowError) as exc:
+            message = (
+                f"Can't read a time in the ledger: got {value!r:.40}. Run `staytrue verify`, and restore from a copy."
+            )
+            raise Corrupt("ST412", message, got=repr(value)[:40]) from exc
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -288,7 +295,7 @@ def _broken_ends(
     strays = connection.execute(select(REF.c.seq).where(REF.c.seq > seq).distinct().order_by(REF.c.seq)).scalars()
     yield from (f"References of event {stray} stand without it." for stray in strays)
     stored = {(row.app, row.timeline, row.role): Role(**row._mapping) for row in connection.execute(select(ROLE))}
-    for place in sorted(stored.keys() | roles.keys()):
+    for place in sorted(stored.keys() | roles.keys(), key=str):
         if stored.get(place) != roles.get(place):
             yield f"The role {place[2]} of {place[0]} ({place[1]}) is not what the events made it: somebody changed it."
 
@@ -296,6 +303,8 @@ def _broken_ends(
 def as_event(row: Row[Any]) -> Event:
     try:
         fields = dict(row._mapping)
+        if not all(isinstance(value, str) for name, value in fields.items() if name not in _NUMBERS):
+            raise TypeError("a text is missing")
         fields["body"] = json.loads(row.body)
         fields["roles"] = tuple(RoleChange(**change) for change in json.loads(row.roles))
         return Event(**fields)

@@ -134,9 +134,9 @@ def load(objects: LocalObjects, code: Digest) -> Code:
         _corrupt(code, f"expected a code document, got kind {document.get('kind')!r}")
     files = tuple(_file(code, row) for row in rows)
     paths = [file.path for file in files]
-    if paths != sorted(set(paths)):
-        _corrupt(code, "its files are not sorted, or one stands twice")
-    return Code(id=code, entry=entry, files=files)
+    if paths != sorted(set(paths)) or entry.removeprefix(_HERE) not in paths:
+        _corrupt(code, "its files are not sorted, one stands twice, or the entry is none of them")
+    return Code(id=code, entry=entry.removeprefix(_HERE), files=files)
 
 
 def checkout(objects: LocalObjects, code: Digest, dest: Path) -> Path:

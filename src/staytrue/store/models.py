@@ -130,7 +130,8 @@ def load(
         And as `parse`.
     """
     document = objects.get_document(model)
-    if not hmac.compare_digest(seal(key, document), sealed):
+    # As bytes: text of other alphabets can't be compared in constant time, and would be an error of its own.
+    if not hmac.compare_digest(seal(key, document).encode(), sealed.encode()):
         msg = (
             f"Loading model {model[:12]}: it doesn't carry this store's seal, so it was not trained here, and loading it "
             "would run whatever code is in it. What this store trusts is decided by the file `key` in its folder: if you "

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from staytrue.errors import Conflict, Corrupt, InvalidInput, NotFound
+from staytrue.errors import Corrupt, InvalidInput, NotFound
 from staytrue.kernel.release import Digest, Recipe, Release, is_digest
 from staytrue.settings import setting
 from staytrue.store import frames, models, tables
@@ -171,6 +171,10 @@ class Store:
             )
         return self._release(Digest(found.pop()))
 
+    def release_document(self, id_: Digest) -> Release:
+        """The release with this id, recorded or not yet."""
+        return Release.from_document(self.objects.get_document(id_))
+
     def champion(self, app: str | None = None, *, timeline: str = LIVE) -> KeptRelease | None:
         """The release that answers; None before the first one."""
         role = self.ledger.role(self.app(app), timeline, "champion")
@@ -248,16 +252,8 @@ class Store:
         self.ledger.close()
 
     def _release(self, id_: Digest) -> KeptRelease:
-        return KeptRelease(self, id_, Release.from_document(self.objects.get_document(id_)))
+        return KeptRelease(self, id_, self.release_document(id_))
 
     def __repr__(self) -> str:
         return f"<staytrue store {self.root}: {', '.join(self.apps()) or 'no app yet'}>"
 
-
-def conflict_with_another_history(app: str) -> Conflict:
-    """The error of a run that would rewrite what really happened."""
-    return Conflict(
-        "ST478",
-        f"The live timeline of {app} holds another history already. Give an empty --store, or delete the old one.",
-        app=app,
-    )

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from staytrue.errors import Conflict, Corrupt, InvalidInput, NotFound
 from staytrue.kernel.canonical_json import canonical_json
-from staytrue.kernel.contract import Schema, SourceSpec, Usual, micros, usual
+from staytrue.kernel.contract import Schema, SourceSpec, Usual, micros, settled, usual
 from staytrue.kernel.release import Digest
 from staytrue.kernel.sketch import Sketch, describe, kind_of, merge, moved, psi, sketch
 from staytrue.store.frames import (
@@ -346,13 +346,17 @@ def _merged(table: Schema, part: Schema, *, extend: bool) -> Schema:
         InvalidInput: ST214, with `extend`, when the part doesn't fit.
     """
     have = dict(part)
-    made = tuple((name, have.get(name, known) if known == "null" else known) for name, known in table)
+    made = tuple((name, settled(known, have.get(name, known))) for name, known in table)
     if not extend:
         return made
     if not table:
         return part
     other = {name: [dict(made).get(name), have.get(name)] for name in {**dict(made), **have}}
-    wrong = {name: pair for name, pair in other.items() if pair[0] != pair[1] and pair[1] != "null"}
+    wrong = {
+        name: (want, got)
+        for name, (want, got) in other.items()
+        if want is None or got is None or settled(got, want) != want
+    }
     if wrong:
         raise InvalidInput(
             "ST214",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -81,22 +81,29 @@ def task(payload, outbox):
     return {"threads": threading.active_count()}
 """
 
+MODULES = {
+    "tasks": TASKS,
+    "threaded": THREADED,
+    "broken": "import json\nraise RuntimeError('at import')\n",
+    "hang": "import time\ndef task(payload, outbox):\n    time.sleep(1000)\n",
+    "hang_import": "import time\ntime.sleep(1000)\n",
+    "hang_prepare": "import time\ndef prepare(payload):\n    time.sleep(1000)\ndef task(payload, outbox):\n    return {}\n",
+}
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes")
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    place = tmp_path / "my äpp with spaces"
-    place.mkdir()
-    (place / "tasks.py").write_text(TASKS, encoding="utf-8")
-    (place / "threaded.py").write_text(THREADED)
-    (place / "broken.py").write_text("import json\nraise RuntimeError('at import')\n")
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("my äpp with spaces")
+    for name, text in MODULES.items():
+        (place / f"{name}.py").write_text(text, encoding="utf-8")
     return place
 
 
-@pytest.fixture(params=get_args(Mode))
-def pool(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProcessPool]:
-    with ProcessPool(tmp_path / "wörk", slots=2, mode=request.param) as pool:
+@pytest.fixture(scope="module", params=get_args(Mode))
+def pool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessPool]:
+    with ProcessPool(tmp_path_factory.mktemp("wörk"), slots=2, mode=request.param) as pool:
         yield pool
 
 
@@ -222,8 +229,7 @@ def test_a_memory_limit_ends_in_status_memory(pool: ProcessPool, job: MakeJob) -
     assert pool.run(job("greedy", {"memory_bytes": 600 << 20})).status == "done"
 
 
-def test_a_deadline_ends_in_status_timeout(pool: ProcessPool, job: MakeJob, workspace: Path) -> None:
-    (workspace / "hang.py").write_text("import time\ndef task(payload, outbox):\n    time.sleep(1000)\n")
+def test_a_deadline_ends_in_status_timeout(pool: ProcessPool, job: MakeJob) -> None:
 
     outcome = pool.run(job("hang:task", {"timeout_s": 0.3}))
 
@@ -231,15 +237,10 @@ def test_a_deadline_ends_in_status_timeout(pool: ProcessPool, job: MakeJob, work
     assert 0.3 <= outcome.seconds < 5
 
 
-@pytest.mark.parametrize("where", ["import", "prepare"])
-def test_a_hang_before_the_fork_meets_the_deadline_too(
-    tmp_path: Path, job: MakeJob, workspace: Path, where: Literal["import", "prepare"]
-) -> None:
-    text = "import time\n" + ("time.sleep(1000)\n" if where == "import" else "")
-    text += "def prepare(payload):\n    time.sleep(1000)\ndef task(payload, outbox):\n    return {}\n"
-    (workspace / "hang.py").write_text(text)
+@pytest.mark.parametrize("module", ["hang_import", "hang_prepare"])
+def test_a_hang_before_the_fork_meets_the_deadline_too(tmp_path: Path, job: MakeJob, module: str) -> None:
     with ProcessPool(tmp_path / "root", slots=2, mode="fork") as pool:
-        outcome = pool.run(job("hang:task", {"timeout_s": 0.3}))
+        outcome = pool.run(job(f"{module}:task", {"timeout_s": 0.3}))
 
         assert failed(outcome, "timeout")["code"] == "ST339"
         assert pool.run(job("double", n=1)).status == "done"
@@ -345,8 +346,7 @@ def test_warm_imports_by_name_and_by_path(tmp_path: Path, job: MakeJob, workspac
     assert [one.status for one in outcomes if one] == ["done", "failed"]
 
 
-def test_a_queued_job_is_cancelled_without_ever_running(tmp_path: Path, job: MakeJob, workspace: Path) -> None:
-    (workspace / "hang.py").write_text("import time\ndef task(payload, outbox):\n    time.sleep(1000)\n")
+def test_a_queued_job_is_cancelled_without_ever_running(tmp_path: Path, job: MakeJob) -> None:
     with ProcessPool(tmp_path / "root", slots=1, mode="fork") as pool:
         running, queued = pool.submit(job("hang:task")), pool.submit(job("order", n=1, log=str(tmp_path / "order")))
 
@@ -355,8 +355,7 @@ def test_a_queued_job_is_cancelled_without_ever_running(tmp_path: Path, job: Mak
         assert not (tmp_path / "order").exists()
 
 
-def test_closing_cancels_what_was_not_done_and_refuses_more(tmp_path: Path, job: MakeJob, workspace: Path) -> None:
-    (workspace / "hang.py").write_text("import time\ndef task(payload, outbox):\n    time.sleep(1000)\n")
+def test_closing_cancels_what_was_not_done_and_refuses_more(tmp_path: Path, job: MakeJob) -> None:
     pool = ProcessPool(tmp_path / "root", slots=1)
     handles = [pool.submit(job("hang:task")) for _ in range(2)]
 

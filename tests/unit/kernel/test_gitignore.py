@@ -67,7 +67,25 @@ def test_random_patterns_match_as_in_git_itself(tmp_path):
             (tmp_path / folder / f"f{name}").touch()
     paths = sorted(_paths(tmp_path))
     rng = random.Random(20)
-    pieces = ["a", "b", "f", "*", "**/", "/**", "?", "/", "[ab]", "[!a]", "[a-c]", ".py", ".csv", "\\#", "c", "\\ ", "[]a]"]
+    pieces = [
+        "a",
+        "b",
+        "f",
+        "*",
+        "**/",
+        "/**",
+        "?",
+        "/",
+        "[ab]",
+        "[!a]",
+        "[a-c]",
+        ".py",
+        ".csv",
+        "\\#",
+        "c",
+        "\\ ",
+        "[]a]",
+    ]
     for _ in range(60):
         lines = ["".join(rng.choices(pieces, k=rng.randint(1, 4))) for _ in range(3)]
         text = "\n".join([lines[0], lines[1], "!" + lines[2]])

@@ -18,6 +18,7 @@ from sqlalchemy import create_engine, inspect
 from sqlalchemy.dialects import postgresql
 
 from staytrue.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
+from staytrue.kernel.release import Digest
 from staytrue.store import chain
 from staytrue.store.ledger import Entry, Ledger, Ref, RoleChange
 from staytrue.store.migrations import LATEST
@@ -229,7 +230,7 @@ def test_an_event_is_found_by_the_beginning_of_its_id(ledger: Ledger) -> None:
         ("sentence", {"sentence": "\x00"}),
         ("body", {"body": []}),
         ("at", {"at": datetime(2026, 1, 1)}),  # noqa: DTZ001 - naive is the point
-        ("digest", {"refs": (Ref(kind="k", name="n", digest=A[:63]),)}),
+        ("digest", {"refs": (Ref(kind="k", name="n", digest=Digest(A[:63])),)}),
         ("ref", {"refs": (Ref(kind="", name="n", digest=A),)}),
         ("role", {"roles": (RoleChange(role="king", release="r", share=1, expect_epoch=0),)}),  # type: ignore[arg-type]
         ("share", {"roles": (RoleChange(role="champion", release="r", share=float("nan"), expect_epoch=0),)}),
@@ -269,6 +270,7 @@ def test_more_keys_than_a_statement_takes_are_one_append(ledger: Ledger) -> None
     [
         ("UPDATE event SET sentence = 'all is well' WHERE seq = 2", "Event 2 .* does not match its hash"),
         ("UPDATE event SET body = '{' WHERE seq = 2", "Event 2 .* can't be read"),
+        ("UPDATE event SET hash = x'00' WHERE seq = 2", "Event 2 .* can't be read"),
         ("UPDATE event SET at = at + 1 WHERE seq = 3", "Event 3 .* does not match its hash"),
         ("DELETE FROM event WHERE seq = 2", "Events 2 to 2 are missing"),
         ("DELETE FROM event WHERE seq = 4", "ends at event 3, but its head says 4"),
@@ -289,6 +291,15 @@ def test_tampering_is_found(ledger: Ledger, path: Path, crime: str, found: str) 
 
     problems = ledger.verify()
     assert any(re.search(found, problem) for problem in problems), problems
+
+
+def test_a_time_that_is_none_is_corrupt_not_a_traceback(ledger: Ledger, path: Path) -> None:
+    ledger.append([entry("1")], recorded_at=NOW)
+    execute(path, "UPDATE event SET at = 'soon'")
+
+    for read in (ledger.events, ledger.verify):
+        with pytest.raises(Corrupt, match="ST412.*'soon'"):
+            read()
 
 
 def test_the_ledger_waits_for_the_disk_at_every_commit(ledger: Ledger) -> None:
@@ -360,7 +371,7 @@ def test_the_migrated_tables_have_the_columns_that_the_statements_name(path: Pat
 def test_postgres_gets_the_same_statements() -> None:
     query = chain.where(chain.EVENT.select(), {chain.EVENT.c.app: "rates"})
 
-    assert "FROM event" in str(query.compile(dialect=postgresql.dialect()))
+    assert "FROM event" in str(query.compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
 
 
 def test_a_file_that_is_no_ledger_is_corrupt_not_a_traceback(path: Path) -> None:

@@ -1,0 +1,70 @@
+"""`staytrue diff A B`: two releases compared."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from staytrue.cli.screen import Screen
+from staytrue.kernel.release import axes, describe_axes, retrains
+from staytrue.store import code, env, tables
+from staytrue.store.store import KeptRelease, Store, open_store
+
+__all__ = ["arguments", "compared", "run"]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the verb."""
+    parser.add_argument("a", metavar="A", help="a release; the beginning of its id is enough")
+    parser.add_argument("b", metavar="B", nargs="?", help="another one (default: the champion)")
+    parser.add_argument("--text", action="store_true", help="show the changed lines of code too")
+
+
+def run(args: argparse.Namespace, screen: Screen) -> int:
+    """On which axes they differ, and how."""
+    store = open_store(args.store, must_exist=True)
+    a = store.release(args.a)
+    b = store.release(args.b) if args.b else store.champion(a.release.app)
+    found = compared(store, a, b or a)
+    screen.document(found)
+    differs = ", ".join(found["axes"]) or "nothing"
+    screen.say(f"{a.id[:8]} -> {(b or a).id[:8]} differ in: {differs}", style="bold")
+    for sentence in found["sentences"]:
+        screen.say(f"  {sentence}")
+    for change, paths in found["code"]["files"].items():
+        for path in paths:
+            screen.say(f"  {change:<8} {path}")
+            if args.text and change == "changed":
+                screen.say(code.text_diff(store.objects, a.release.code, (b or a).release.code, path))
+    for source, differences in found["data"].items():
+        screen.say(f"  {source}: {differences['rows_added']:,} rows more, {differences['rows_removed']:,} fewer")
+    return 0
+
+
+def compared(store: Store, a: KeptRelease, b: KeptRelease) -> dict[str, Any]:
+    """The comparison as a document, described in docs/documents.md."""
+    old, new = a.release, b.release
+    files = code.files_changed(store.objects, old.code, new.code)
+    environment = env.env_diff(store.objects.get_document(old.env), store.objects.get_document(new.env))
+    return {
+        "a": a.id,
+        "b": b.id,
+        "axes": list(axes(old, new)),
+        "retrains": retrains(old, new),
+        "sentences": [*describe_axes(old, new), *environment.sentences()],
+        "code": {
+            "a": old.code,
+            "b": new.code,
+            "files": {"added": list(files.added), "removed": list(files.removed), "changed": list(files.changed)},
+        },
+        "data": {name: _table(store, old.tables[name], new.tables[name]) for name in old.tables if name in new.tables and old.tables[name] != new.tables[name]},
+        "env": list(environment.sentences()),
+        "params": {"a": dict(old.params), "b": dict(new.params)},
+        "seed": {"a": old.seed, "b": new.seed},
+        "model": {"a": old.model, "b": new.model, "same_recipe": old.recipe == new.recipe},
+        "scores": {"a": dict(old.scores), "b": dict(new.scores)},
+    }
+
+
+def _table(store: Store, a: str, b: str) -> dict[str, Any]:
+    return tables.diff(store.objects, store.table_by_id(a).table, store.table_by_id(b).table)

@@ -1,0 +1,102 @@
+"""`staytrue status`: is it right now? what changed? what is to blame? what happens next?"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from staytrue.cli.screen import Screen
+from staytrue.kernel.health import health
+from staytrue.kernel.release import describe_axes
+from staytrue.store.ledger import LIVE, Event
+from staytrue.store.store import Store, open_store
+
+__all__ = ["arguments", "run"]
+
+_STYLES = {"right": "green", "harmed": "red", "unknown": "yellow"}
+_OLD = timedelta(days=2)
+"""A look whose clock was further back than this when it was written down was a replay's."""
+_CHANGES = ("deployed", "promoted", "rolled_back", "reverted", "trained")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the verb."""
+    parser.add_argument("--name", help="the app, when the store holds several")
+    parser.add_argument("--at", choices=["now", "end"], default=None, help="judge as of now, or as of the last look (default: the last look if it was a replay's)")
+
+
+def run(args: argparse.Namespace, screen: Screen) -> int:
+    """Exit code 1 when it is harmed."""
+    store = open_store(args.store, must_exist=True)
+    found = status(store, store.app(args.name), at=args.at)
+    screen.document(found)
+    champion = found["champion"]
+    screen.say(f"{found['app']}: champion {champion['release'][:8] if champion else 'none'}", style="bold")
+    screen.say(f"right now?   {found['right']['sentence']}", style=_STYLES[found["right"]["state"]])
+    screen.say(f"changed?     {found['changed']['sentence']}")
+    screen.say(f"to blame?    {found['blame']['sentence']}")
+    screen.say(f"next?        {found['next']['sentence']}")
+    return 1 if found["right"]["state"] == "harmed" else 0
+
+
+def status(store: Store, app: str, *, at: str | None) -> dict[str, Any]:
+    """The four answers as a document, described in docs/documents.md."""
+    looked = _newest(store, app, ("looked",))
+    replayed = looked is not None and looked.recorded_at - looked.at > _OLD
+    now = looked.at if looked and (at == "end" or (at is None and replayed)) else datetime.now(UTC)
+    seen: dict[str, Any] = looked.body["evidence"] if looked else {}
+    role = store.ledger.role(app, LIVE, "champion")
+    # Numbers about another release than the champion say nothing about it.
+    fits = bool(looked and role and seen.get("champion") == role.release)
+    right = health(
+        rows=int(seen.get("rows", 0)) if fits else 0,
+        loss=seen.get("loss") if fits else None,
+        interval=seen.get("loss_interval") if fits else None,
+        fresh_loss=seen.get("fresh_loss") if fits else None,
+        alarms=seen.get("alarms", ()) if fits else (),
+        looked_at=looked.at if looked and fits else None,
+        now=now,
+    )
+    return {
+        "app": app,
+        "at": now.isoformat(),
+        "replayed": replayed,
+        "champion": {"release": role.release, "epoch": role.epoch} if role and role.release else None,
+        "right": {"state": right.state, "sentence": right.sentence, "evidence": right.evidence},
+        "changed": _changed(store, app),
+        "blame": {"state": "unknown", "sentence": "unknown: nothing was re-run to find out; `staytrue diff` compares two releases"},
+        "next": _next(seen if fits else {}, store, app),
+    }
+
+
+def _newest(store: Store, app: str, kinds: tuple[str, ...]) -> Event | None:
+    return next(iter(store.ledger.events(app, LIVE, kinds=kinds, newest_first=True, limit=1)), None)
+
+
+def _changed(store: Store, app: str) -> dict[str, Any]:
+    event = _newest(store, app, _CHANGES)
+    if event is None:
+        return {"at": None, "release": None, "sentence": "nothing: there is no release yet", "axes": []}
+    champion = store.champion(app)
+    parents = champion.release.parents if champion else ()
+    axes = list(describe_axes(store.release(parents[0]).release, champion.release)) if champion and parents else []
+    return {
+        "at": event.at.isoformat(),
+        "release": event.body.get("release"),
+        "sentence": f"{event.at:%Y-%m-%d} {event.sentence}" + (f" ({'; '.join(axes)})" if axes else ""),
+        "axes": axes,
+    }
+
+
+def _next(seen: dict[str, Any], store: Store, app: str) -> dict[str, Any]:
+    trial = seen.get("trial")
+    if trial:
+        sentence = f"challenger {trial['release'][:8]} is in {trial['stage']}, {trial['rows']} live rows so far"
+    elif seen.get("next"):
+        sentence = f"{seen['next']}; {seen.get('rows_since', 0):,} labelled rows came since the champion's training"
+    else:
+        champion = store.champion(app)
+        sentence = "`staytrue replay` chooses a policy on your own past" if champion else "`staytrue train` makes the first release"
+    return {"trial": trial, "sentence": sentence}
+

@@ -1,0 +1,72 @@
+"""Chronicle: the story of one timeline, written into the ledger tick by tick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from staytrue.kernel.release import Digest
+from staytrue.loop.context import Context
+from staytrue.store.ledger import Entry, Event, Ref, RoleChange, RoleName
+
+__all__ = ["Chronicle"]
+
+
+@dataclass
+class Chronicle:
+    """One timeline's story, written down entry by entry; a tick's entries become one transaction.
+
+    Keys are made of the run (all that the story depends on) and a count, so the same story told again, after a crash or on purpose,
+    finds its events already there and changes nothing.
+    """
+
+    ctx: Context
+    timeline: str
+    run: str
+    told: list[Event] = field(default_factory=list)
+    _pending: list[Entry] = field(default_factory=list)
+    _epochs: dict[str, int] = field(default_factory=dict)
+    _count: int = 0
+
+    def tell(
+        self,
+        kind: str,
+        sentence: str,
+        *,
+        at: datetime,
+        body: Mapping[str, Any],
+        refs: tuple[Ref, ...] = (),
+        roles: Mapping[RoleName, tuple[Digest | None, float]] | None = None,
+    ) -> None:
+        """Note an event; `roles` says who has which role from now on, with which share of the traffic."""
+        changes = []
+        for role, (release, share) in (roles or {}).items():
+            epoch = self._epochs.get(role, 0)
+            changes.append(RoleChange(role=role, release=release, share=share, expect_epoch=epoch))
+            self._epochs[role] = epoch + 1
+        self._pending.append(
+            Entry(
+                app=self.ctx.app.name,
+                timeline=self.timeline,
+                key=f"{self.run}:{self._count:06d}",
+                at=at,
+                kind=kind,
+                sentence=sentence,
+                body=body,
+                refs=refs,
+                roles=tuple(changes),
+            )
+        )
+        self._count += 1
+
+    def write(self) -> None:
+        """Make what was noted durable: one transaction, roles included.
+
+        Raises:
+            Conflict: somebody else changed a role of this timeline meanwhile; nothing of it was written.
+        """
+        if self._pending:
+            self.told += self.ctx.store.ledger.append(self._pending, recorded_at=datetime.now(UTC))
+            self._pending = []

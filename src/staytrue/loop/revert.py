@@ -1,0 +1,50 @@
+"""Revert: a new release with exactly the named axes of an older one. Nothing is trained, nothing is rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from staytrue.errors import NotFound
+from staytrue.kernel.release import Axis, Release
+from staytrue.kernel.release import revert as mixed
+from staytrue.loop.context import Context
+from staytrue.loop.deliver import Delivered, deliver, golden_of, release_refs
+from staytrue.loop.jobs import Steps
+from staytrue.loop.past import Past
+from staytrue.store.store import KeptRelease
+
+__all__ = ["revert", "reverted"]
+
+
+def reverted(ctx: Context, current: KeptRelease, to: KeptRelease, axes: Collection[Axis]) -> Steps[Release]:
+    """The release that `current` is with `axes` taken from `to`, its golden rows answered and checked.
+
+    Raises:
+        InvalidInput: as `kernel.release.revert`.    Corrupt: ST640, the golden rows of `to` do not hold any more.
+    """
+    yield from golden_of(ctx, to.release)
+    recipes = {id_: ctx.store.recipe(id_) for id_ in (current.release.recipe, to.release.recipe)}
+    release = mixed(current.release, to.release, frozenset(axes), current_id=current.id, recipes=recipes)
+    golden = yield from golden_of(ctx, release)
+    release = replace(release, golden=golden)
+    yield from golden_of(ctx, release)  # a second process must give the same answers as the first
+    return release
+
+
+def revert(ctx: Context, to: KeptRelease, axes: Collection[Axis], *, now: bool) -> Steps[Delivered]:
+    """Make that release and deliver it: through the trial on the newest labelled rows, or at once with `now`.
+
+    Raises:
+        NotFound: ST650, the app has no champion to start from.
+    """
+    champion = ctx.store.champion(ctx.app.name)
+    if champion is None:
+        raise NotFound("ST650", f"{ctx.app.name} has no champion yet: there is nothing to revert. `staytrue train` makes one.", app=ctx.app.name)
+    release = yield from reverted(ctx, champion, to, axes)
+    named = ", ".join(sorted(axes))
+    says = f"{named} taken from {to.id[:8]} by hand, without a trial" if now else None
+    past = Past.whole(ctx)
+    held_out = past.back(past.until, ctx.app.settings.holdout, not_before=0)
+    return (yield from deliver(ctx, release, release_refs(ctx, release), past, kind="reverted", held_out=held_out, now_says=says))
+
