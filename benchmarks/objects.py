@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the median of so many is shown")
     arguments = parser.parse_args()
     print(
-        f"{'objects':>14} {'cp+fsync':>9} {'put':>9} {'put file':>9} {'put again':>9} {'blake3':>9} {'get':>9}   put/cp  get/blake3"
+        f"{'objects':>14} {'cp+fsync':>9} {'put':>9} {'put file':>9} {'put again':>9} {'blake3':>9} {'get':>9}"
+        "   put/cp  get/blake3"
     )
     for name, size_bytes, count in SIZES:
         rounds = [measured(arguments.folder, size_bytes, count) for _ in range(arguments.rounds)]

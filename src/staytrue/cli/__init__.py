@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--app", metavar="PATH[:NAME]", help="the app's file (default: app.py, or STAYTRUE_APP)")
-    parser.add_argument("--store", metavar="DIR", help="where everything is kept (default: .staytrue, or STAYTRUE_STORE)")
+    parser.add_argument(
+        "--store", metavar="DIR", help="where everything is kept (default: .staytrue, or STAYTRUE_STORE)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, progress on stderr")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the stack trace of an error")
 

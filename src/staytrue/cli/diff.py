@@ -57,7 +57,11 @@ def compared(store: Store, a: KeptRelease, b: KeptRelease) -> dict[str, Any]:
             "b": new.code,
             "files": {"added": list(files.added), "removed": list(files.removed), "changed": list(files.changed)},
         },
-        "data": {name: _table(store, old.tables[name], new.tables[name]) for name in old.tables if name in new.tables and old.tables[name] != new.tables[name]},
+        "data": {
+            name: _table(store, old.tables[name], new.tables[name])
+            for name in old.tables
+            if name in new.tables and old.tables[name] != new.tables[name]
+        },
         "env": list(environment.sentences()),
         "params": {"a": dict(old.params), "b": dict(new.params)},
         "seed": {"a": old.seed, "b": new.seed},

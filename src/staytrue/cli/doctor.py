@@ -36,7 +36,9 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     """Exit code 1 when something is wrong."""
     root = Path(setting("store", args.store)).absolute()
     found = [*_python(), *_libraries(), *_disk(root), *_store(root), *_jobs(root)]
-    settings = {name: {"value": setting(name), "variable": s.variable, "default": s.default} for name, s in SETTINGS.items()}
+    settings = {
+        name: {"value": setting(name), "variable": s.variable, "default": s.default} for name, s in SETTINGS.items()
+    }
     screen.document(
         {
             "ok": all(state != "wrong" for state, _, _ in found),
@@ -51,7 +53,11 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 
 def _python() -> Iterator[tuple[State, str, str]]:
     good = sys.version_info >= (3, 11)
-    yield "ok" if good else "wrong", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    yield (
+        "ok" if good else "wrong",
+        "python",
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    )
 
 
 def _libraries() -> Iterator[tuple[State, str, str]]:
@@ -98,6 +104,10 @@ def _jobs(root: Path) -> Iterator[tuple[State, str, str]]:
         with ProcessPool(root / "work" / "jobs", slots=1) as pool:
             outcome = pool.run(Job(key="doctor", task="staytrue.engines.launcher:echo", payload={}, timeout_s=60))
         good = outcome.status == "done"
-        yield "ok" if good else "wrong", "jobs", f"a job ran by {outcome.mode}" if good else f"a job ended as {outcome.status}: {outcome.log[-200:]}"
+        yield (
+            "ok" if good else "wrong",
+            "jobs",
+            f"a job ran by {outcome.mode}" if good else f"a job ended as {outcome.status}: {outcome.log[-200:]}",
+        )
     except StaytrueError as exc:
         yield "wrong", "jobs", str(exc)

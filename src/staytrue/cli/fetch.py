@@ -18,7 +18,9 @@ __all__ = ["arguments", "fetched", "run"]
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
     parser.add_argument("source", nargs="*", help="which sources (default: all)")
-    parser.add_argument("--since", metavar="TIME", help="from when on; windows that are there already are looked at again")
+    parser.add_argument(
+        "--since", metavar="TIME", help="from when on; windows that are there already are looked at again"
+    )
     parser.add_argument("--until", metavar="TIME", help="up to when (default: now)")
 
 
@@ -29,10 +31,14 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     screen.document({"app": ctx.app.name, "fetched": [f.document() for f in found]})
     for one in found:
         fixed = f", {one.corrected} windows corrected" if one.corrected else ""
-        screen.say(f"{one.source}: {one.rows:,} rows in {one.parts} windows{fixed}, up to {one.until:%Y-%m-%d %H:%M} UTC.")
+        screen.say(
+            f"{one.source}: {one.rows:,} rows in {one.parts} windows{fixed}, up to {one.until:%Y-%m-%d %H:%M} UTC."
+        )
         for breach in one.breaches[:10]:
             likely = f" Likely: {breach.likely}." if breach.likely else ""
-            screen.say(f"  {breach.code} {breach.sentence}{likely}", style="red" if breach.severity == "refuse" else "yellow")
+            screen.say(
+                f"  {breach.code} {breach.sentence}{likely}", style="red" if breach.severity == "refuse" else "yellow"
+            )
     return 1 if any(f.quarantined for f in found) else 0
 
 

@@ -42,5 +42,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         f"{report.kept:,} objects kept, {len(report.condemned):,} {would}moved to the trash, "
         f"{len(report.deleted):,} {would}deleted for good ({report.freed_bytes / 1e6:,.1f} MB)."
     )
-    screen.say(f"Nothing younger than {spell(grace)} is touched; what is in the trash comes back when somebody needs it.")
+    screen.say(
+        f"Nothing younger than {spell(grace)} is touched; what is in the trash comes back when somebody needs it."
+    )
     return 0

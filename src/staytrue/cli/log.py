@@ -17,7 +17,11 @@ __all__ = ["arguments", "document", "run"]
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
     parser.add_argument("--name", help="the app, when the store holds several")
-    parser.add_argument("--timeline", default=None, help="live, data, trainings, replay/...; `all` for every one (default: live and data)")
+    parser.add_argument(
+        "--timeline",
+        default=None,
+        help="live, data, trainings, replay/...; `all` for every one (default: live and data)",
+    )
     parser.add_argument("--kind", action="append", help="only events of this kind; may stand several times")
     parser.add_argument("--since", metavar="TIME")
     parser.add_argument("--until", metavar="TIME")
@@ -32,7 +36,11 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     if args.timeline not in (None, "all", *known):
         raise NotFound("ST134", f"{app} has no timeline {args.timeline!r}; there are {', '.join(known)}.", known=known)
     events = store.ledger.events(
-        app, None if args.timeline in (None, "all") else args.timeline, kinds=args.kind, since=moment(args.since), until=moment(args.until)
+        app,
+        None if args.timeline in (None, "all") else args.timeline,
+        kinds=args.kind,
+        since=moment(args.since),
+        until=moment(args.until),
     )
     if args.timeline is None:
         events = [e for e in events if e.timeline in (LIVE, "data")]

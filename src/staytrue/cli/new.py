@@ -15,14 +15,20 @@ __all__ = ["arguments", "make", "run", "templates"]
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
     parser.add_argument("dir", help="the folder to make")
-    parser.add_argument("--from", dest="template", default="pricing", metavar="NAME", help="which template (default: pricing)")
+    parser.add_argument(
+        "--from", dest="template", default="pricing", metavar="NAME", help="which template (default: pricing)"
+    )
 
 
 def run(args: argparse.Namespace, screen: Screen) -> int:
     """Make the folder and say what to do next."""
     known = templates()
     if args.template not in known:
-        raise NotFound("ST132", f"No template is called {args.template!r}; there are {', '.join(sorted(known))}.", known=sorted(known))
+        raise NotFound(
+            "ST132",
+            f"No template is called {args.template!r}; there are {', '.join(sorted(known))}.",
+            known=sorted(known),
+        )
     place = Path(args.dir)
     files = make(known[args.template], place)
     screen.document({"dir": str(place), "template": args.template, "files": files})
@@ -48,7 +54,11 @@ def make(template: Path, place: Path) -> list[str]:
         Conflict: ST133, there is something at that place already.
     """
     if place.exists() and any(place.iterdir() if place.is_dir() else [place]):
-        raise Conflict("ST133", f"{place} is there already and not empty: nothing was written. Give another folder.", path=str(place))
+        raise Conflict(
+            "ST133",
+            f"{place} is there already and not empty: nothing was written. Give another folder.",
+            path=str(place),
+        )
     place.mkdir(parents=True, exist_ok=True)
     files = [p for p in sorted(template.iterdir()) if p.is_file() and not p.name.startswith(".")]
     for file in files:

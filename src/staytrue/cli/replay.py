@@ -17,10 +17,16 @@ USUAL = ("payback", "never", "every:7d", "every:28d")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
-    parser.add_argument("--policy", action="append", metavar="SPEC", help=f"may stand several times (default: {', '.join(USUAL)})")
-    parser.add_argument("--since", metavar="TIME", help="first day to live through (default: when a fifth of the rows is history)")
+    parser.add_argument(
+        "--policy", action="append", metavar="SPEC", help=f"may stand several times (default: {', '.join(USUAL)})"
+    )
+    parser.add_argument(
+        "--since", metavar="TIME", help="first day to live through (default: when a fifth of the rows is history)"
+    )
     parser.add_argument("--until", metavar="TIME", help="where to stop (default: the end of what was fetched)")
-    parser.add_argument("--timeline", action="store_true", help="show what happened under each policy, not only the first")
+    parser.add_argument(
+        "--timeline", action="store_true", help="show what happened under each policy, not only the first"
+    )
 
 
 def run(args: argparse.Namespace, screen: Screen) -> int:
@@ -63,7 +69,19 @@ def show_policies(screen: Screen, found: dict[str, Any]) -> None:
         ]
         for p in sorted(found["policies"], key=lambda p: p["cost"])
     ]
-    columns = ["policy", "loss", "95 % interval", "retrains", "trained", "promoted", "rejected", "bad days", "cost", "x best", "s"]
+    columns = [
+        "policy",
+        "loss",
+        "95 % interval",
+        "retrains",
+        "trained",
+        "promoted",
+        "rejected",
+        "bad days",
+        "cost",
+        "x best",
+        "s",
+    ]
     screen.say()
     screen.say(f"{found['rows']:,} rows, {found['since'][:10]} .. {found['until'][:10]}")
     screen.table(columns, rows, right=columns[1:])

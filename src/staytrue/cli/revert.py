@@ -18,7 +18,9 @@ __all__ = ["arguments", "run"]
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
-    parser.add_argument("to", nargs="?", metavar="TO", help="the release to take from (default: the one before the champion)")
+    parser.add_argument(
+        "to", nargs="?", metavar="TO", help="the release to take from (default: the one before the champion)"
+    )
     for axis in AXES:
         parser.add_argument(f"--{axis}", action="store_true", help=f"take the {axis}")
     parser.add_argument("--all", action="store_true", help="take all three")
@@ -42,5 +44,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 def _before(role: object) -> str:
     release = getattr(role, "release", None)
     if not release:
-        raise NotFound("ST136", "There is no release before the champion: say which to take from. `staytrue log` lists them.")
+        raise NotFound(
+            "ST136", "There is no release before the champion: say which to take from. `staytrue log` lists them."
+        )
     return str(release)

@@ -23,7 +23,9 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     store = open_store(args.store, must_exist=True)
     found = _release(store, args.id) or _event(store, args.id) or _table(store, args.id)
     if found is None:
-        raise NotFound("ST137", f"No release, event or table has the id {args.id!r}. `staytrue log` lists them.", id=args.id)
+        raise NotFound(
+            "ST137", f"No release, event or table has the id {args.id!r}. `staytrue log` lists them.", id=args.id
+        )
     screen.document(found)
     for name, value in found.items():
         if name == "events":
@@ -101,7 +103,7 @@ def _table(store: Store, id_: str) -> dict[str, Any] | None:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, str) and len(value) == 64:  # noqa: PLR2004 - a digest
+    if isinstance(value, str) and len(value) == 64:
         return value[:12]
     if isinstance(value, dict):
         return ", ".join(f"{k} {_short(v)}" for k, v in value.items()) or "-"

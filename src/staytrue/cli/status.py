@@ -23,7 +23,12 @@ _CHANGES = ("deployed", "promoted", "rolled_back", "reverted", "trained")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
     parser.add_argument("--name", help="the app, when the store holds several")
-    parser.add_argument("--at", choices=["now", "end"], default=None, help="judge as of now, or as of the last look (default: the last look if it was a replay's)")
+    parser.add_argument(
+        "--at",
+        choices=["now", "end"],
+        default=None,
+        help="judge as of now, or as of the last look (default: the last look if it was a replay's)",
+    )
 
 
 def run(args: argparse.Namespace, screen: Screen) -> int:
@@ -65,7 +70,10 @@ def status(store: Store, app: str, *, at: str | None) -> dict[str, Any]:
         "champion": {"release": role.release, "epoch": role.epoch} if role and role.release else None,
         "right": {"state": right.state, "sentence": right.sentence, "evidence": right.evidence},
         "changed": _changed(store, app),
-        "blame": {"state": "unknown", "sentence": "unknown: nothing was re-run to find out; `staytrue diff` compares two releases"},
+        "blame": {
+            "state": "unknown",
+            "sentence": "unknown: nothing was re-run to find out; `staytrue diff` compares two releases",
+        },
         "next": _next(seen if fits else {}, store, app),
     }
 
@@ -97,6 +105,9 @@ def _next(seen: dict[str, Any], store: Store, app: str) -> dict[str, Any]:
         sentence = f"{seen['next']}; {seen.get('rows_since', 0):,} labelled rows came since the champion's training"
     else:
         champion = store.champion(app)
-        sentence = "`staytrue replay` chooses a policy on your own past" if champion else "`staytrue train` makes the first release"
+        sentence = (
+            "`staytrue replay` chooses a policy on your own past"
+            if champion
+            else "`staytrue train` makes the first release"
+        )
     return {"trial": trial, "sentence": sentence}
-

@@ -24,5 +24,9 @@ def moment(text: str | None) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidInput("ST130", f"Can't read the moment {text!r}: expected something like 2016-07-01 or 2016-07-01T12:00.", got=text) from None
+        raise InvalidInput(
+            "ST130",
+            f"Can't read the moment {text!r}: expected something like 2016-07-01 or 2016-07-01T12:00.",
+            got=text,
+        ) from None
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)

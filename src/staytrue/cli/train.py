@@ -24,8 +24,19 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     ctx = open_context(args.app, args.store)
     with ProcessPool(ctx.store.work / "jobs") as pool, screen.busy("training"):
         done, trained = drive({"train": train_by_hand(ctx, Past.whole(ctx), now=args.now)}, pool)["train"]
-    screen.document({"trained": trained.ran, "model": trained.model, "recipe": trained.recipe, "delivered": done.document() if done else None})
-    how = f"Trained model {trained.model[:8]} on {trained.rows:,} rows." if trained.ran else f"Nothing to train: this recipe gave model {trained.model[:8]} before."
+    screen.document(
+        {
+            "trained": trained.ran,
+            "model": trained.model,
+            "recipe": trained.recipe,
+            "delivered": done.document() if done else None,
+        }
+    )
+    how = (
+        f"Trained model {trained.model[:8]} on {trained.rows:,} rows."
+        if trained.ran
+        else f"Nothing to train: this recipe gave model {trained.model[:8]} before."
+    )
     screen.say(how)
     if done is None:
         screen.say("The champion is this code and this model already.")

@@ -22,12 +22,16 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     with screen.bars() as bars:
         report = verify(store.objects, store.ledger, progress=lambda done, _bytes: bars.moved("verify", done, total))
     problems = [
-        {"kind": p.kind, "digest": p.digest, "sentence": p.sentence, "releases": list(p.releases)} for p in report.problems
+        {"kind": p.kind, "digest": p.digest, "sentence": p.sentence, "releases": list(p.releases)}
+        for p in report.problems
     ]
     screen.document({"ok": not problems, "objects": report.objects, "bytes": report.bytes, "problems": problems})
     for problem in report.problems:
         hurt = f" Releases hurt: {', '.join(r[:8] for r in problem.releases)}." if problem.releases else ""
         screen.say(f"{problem.kind}: {problem.sentence}{hurt}", style="red")
     if not problems:
-        screen.say(f"All well: {report.objects:,} objects ({report.bytes / 1e6:,.1f} MB) equal their digests, and the chain holds.", style="green")
+        screen.say(
+            f"All well: {report.objects:,} objects ({report.bytes / 1e6:,.1f} MB) equal their digests, and the chain holds.",
+            style="green",
+        )
     return 1 if problems else 0

@@ -46,7 +46,13 @@ def health(
         >>> health(rows=0, loss=None, interval=None, fresh_loss=None, alarms=(), looked_at=now, now=now).sentence
         'unknown: 0 labels were seen'
     """
-    evidence = {"rows": rows, "loss": loss, "interval": list(interval) if interval else None, "fresh_loss": fresh_loss, "alarms": list(alarms)}
+    evidence = {
+        "rows": rows,
+        "loss": loss,
+        "interval": list(interval) if interval else None,
+        "fresh_loss": fresh_loss,
+        "alarms": list(alarms),
+    }
     if looked_at is None:
         return Health(state="unknown", sentence="unknown: nobody has looked yet", evidence=evidence)
     if now - looked_at > stale_after:
@@ -56,9 +62,15 @@ def health(
         return Health(state="unknown", sentence=f"unknown: {rows} labels were seen", evidence=evidence)
     bounds = f"{loss:.4g} a row ({interval[0]:.4g} .. {interval[1]:.4g}, {rows:,} rows)"
     if alarms:
-        return Health(state="harmed", sentence=f"harmed: {', '.join(alarms)} alarm open; loss {bounds}", evidence=evidence)
+        return Health(
+            state="harmed", sentence=f"harmed: {', '.join(alarms)} alarm open; loss {bounds}", evidence=evidence
+        )
     if fresh_loss is None:
-        return Health(state="unknown", sentence=f"unknown: loss {bounds}, but too few rows say what it was when fresh", evidence=evidence)
+        return Health(
+            state="unknown",
+            sentence=f"unknown: loss {bounds}, but too few rows say what it was when fresh",
+            evidence=evidence,
+        )
     if interval[0] > fresh_loss:
         return Health(state="harmed", sentence=f"harmed: loss {bounds}, {fresh_loss:.4g} when fresh", evidence=evidence)
     return Health(state="right", sentence=f"right: loss {bounds}, {fresh_loss:.4g} when fresh", evidence=evidence)

@@ -60,7 +60,7 @@ def open_context(app: str | None = None, store: str | Path | None = None) -> Con
     opened = open_store(store)
     snapshot = code_store.snapshot(opened.objects, file.parent, entry=file.name)
     tree = code_store.checkout(opened.objects, snapshot.id, opened.work / "code" / snapshot.id)
-    assert opened.key  # noqa: S101 - made here, before jobs that may run side by side ask for it
+    assert opened.key
     return Context(
         app=loaded,
         store=opened,

@@ -105,7 +105,11 @@ def golden_of(ctx: Context, release: Release) -> Steps[Digest | None]:
     known = Golden.from_document(ctx.store.objects.get_document(release.golden))
     differs = models.answers_equal(known.answers, answers)
     if differs:
-        raise Corrupt("ST640", f"Model {release.model[:8]} does not give its golden answers again: {differs}.", model=release.model)
+        raise Corrupt(
+            "ST640",
+            f"Model {release.model[:8]} does not give its golden answers again: {differs}.",
+            model=release.model,
+        )
     return release.golden
 
 
@@ -149,7 +153,16 @@ def deliver(
     champion = ctx.store.champion(ctx.app.name)
     if champion is None or now_says:
         why = now_says or "the first release: nothing to compare it with yet"
-        return _promoted(ctx, id_, refs, champion, kind, "unopposed" if champion is None else "forced", f"Release {id_[:8]} is champion: {why}.", {})
+        return _promoted(
+            ctx,
+            id_,
+            refs,
+            champion,
+            kind,
+            "unopposed" if champion is None else "forced",
+            f"Release {id_[:8]} is champion: {why}.",
+            {},
+        )
     old, new = servers or (checked_out(ctx, champion.release), checked_out(ctx, release))
     yield from past.answered([old, new], held_out, past.until)
     number = 1 + len(ctx.store.ledger.events(app=ctx.app.name, timeline=LIVE, kinds=["promoted", "rejected", "tried"]))
@@ -159,12 +172,21 @@ def deliver(
     judgement = evidence.judged()
     if judgement.verdict in ("better", "not_worse"):
         return _promoted(
-            ctx, id_, refs, champion, kind, judgement.verdict, f"Release {id_[:8]} is champion: {judgement.sentence}.", judgement.evidence
+            ctx,
+            id_,
+            refs,
+            champion,
+            kind,
+            judgement.verdict,
+            f"Release {id_[:8]} is champion: {judgement.sentence}.",
+            judgement.evidence,
         )
     sentence = f"Release {id_[:8]} is kept, the champion stays: {judgement.sentence}."
     entry = _entry(ctx, "tried", id_, sentence, judgement.verdict, judgement.evidence, refs, (), champion)
     ctx.store.ledger.append([entry], recorded_at=datetime.now(UTC))
-    return Delivered(release=id_, promoted=False, verdict=judgement.verdict, sentence=sentence, evidence=judgement.evidence)
+    return Delivered(
+        release=id_, promoted=False, verdict=judgement.verdict, sentence=sentence, evidence=judgement.evidence
+    )
 
 
 def _promoted(
@@ -204,7 +226,6 @@ def _entry(
     )
 
 
-
 def train_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Delivered | None, Trained]]:
     """Train on all that is known, and deliver what came out through the gate that the loop's own trainings pass.
 
@@ -227,7 +248,9 @@ def train_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Deliver
     return done, trained
 
 
-def _new_code(ctx: Context, champion: KeptRelease, release: Release, refs: tuple[Ref, ...], past: Past) -> Steps[Delivered]:
+def _new_code(
+    ctx: Context, champion: KeptRelease, release: Release, refs: tuple[Ref, ...], past: Past
+) -> Steps[Delivered]:
     """The champion's model under other code: what answers the golden rows alike needs no trial, what does not gets one."""
     golden = yield from golden_of(ctx, replace(release, golden=None))
     release = replace(release, golden=golden)

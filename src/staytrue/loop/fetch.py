@@ -89,13 +89,27 @@ def fetch(
         InvalidInput: ST622, it gave no rows at all and there were none before.
     """
     if source not in ctx.app.sources:
-        raise NotFound("ST620", f"App {ctx.app.name} has no source {source!r}; there are {', '.join(ctx.app.sources) or 'none'}.", source=source)
+        raise NotFound(
+            "ST620",
+            f"App {ctx.app.name} has no source {source!r}; there are {', '.join(ctx.app.sources) or 'none'}.",
+            source=source,
+        )
     spec = ctx.app.sources[source].spec
     table = _newest(ctx, spec)
     windows = _windows(spec, table, now=now, since=since, until=until)
     if not windows:
         start = table.until or now
-        return Fetched(source=source, since=start, until=start, rows=0, parts=0, corrected=0, quarantined=0, breaches=(), table=table.id)
+        return Fetched(
+            source=source,
+            since=start,
+            until=start,
+            rows=0,
+            parts=0,
+            corrected=0,
+            quarantined=0,
+            breaches=(),
+            table=table.id,
+        )
     rows = yield from _given(ctx, spec, windows, now)
     if rows.num_rows == 0 and not table.parts:
         raise _noted(
@@ -129,7 +143,9 @@ def _windows(
     fresh = []
     while begin + spec.every <= end:
         window = (begin, begin + spec.every)
-        if window not in known and (table.since is None or window[1] <= table.since or window[0] >= (table.until or begin)):
+        if window not in known and (
+            table.since is None or window[1] <= table.since or window[0] >= (table.until or begin)
+        ):
             fresh.append(window)
         begin = window[1]
     return sorted({*again, *fresh})
@@ -181,7 +197,9 @@ def _unavailable(spec: SourceSpec, exc: StaytrueError) -> StaytrueError:
     return exc
 
 
-def _noted(ctx: Context, source: str, windows: Sequence[tuple[datetime, datetime]], now: datetime, exc: StaytrueError) -> StaytrueError:
+def _noted(
+    ctx: Context, source: str, windows: Sequence[tuple[datetime, datetime]], now: datetime, exc: StaytrueError
+) -> StaytrueError:
     """The error, once it is in the log."""
     entry = Entry(
         app=ctx.app.name,
@@ -236,7 +254,9 @@ def _keep(
     return _write(ctx, spec, table, windows, found, known, breaches, refused, now)
 
 
-def _cut(spec: SourceSpec, windows: Sequence[tuple[datetime, datetime]], rows: Rows) -> list[tuple[tuple[datetime, datetime], np.ndarray]]:
+def _cut(
+    spec: SourceSpec, windows: Sequence[tuple[datetime, datetime]], rows: Rows
+) -> list[tuple[tuple[datetime, datetime], np.ndarray]]:
     """Which rows belong to which window. One window takes all, so that the contract sees what does not belong there."""
     if spec.snapshot or len(windows) == 1 or not spec.time or spec.time not in rows.column_names:
         return [(windows[0], np.ones(rows.num_rows, bool))] + [(w, np.zeros(rows.num_rows, bool)) for w in windows[1:]]
@@ -297,7 +317,13 @@ def _write(
                 at=now,
                 kind="fetched",
                 sentence=f"Fetched {fetched.rows:,} rows of {spec.name} in {len(found)} windows{fixed}, {_span(windows)}.",
-                body={"source": spec.name, "table": table.id, "rows": fetched.rows, "parts": len(found), "corrected": corrected},
+                body={
+                    "source": spec.name,
+                    "table": table.id,
+                    "rows": fetched.rows,
+                    "parts": len(found),
+                    "corrected": corrected,
+                },
                 refs=refs,
             )
         )

@@ -238,7 +238,8 @@ class Past:
         return Job(
             key=f"answer:{self._name(trained, ticks)}",
             task="staytrue.loop.tasks:answer",
-            payload=self.ctx.payload(model=trained.model, seal=trained.seal, parts=parts) | {"entry": str(trained.entry)},
+            payload=self.ctx.payload(model=trained.model, seal=trained.seal, parts=parts)
+            | {"entry": str(trained.entry)},
             workspace=trained.entry.parent,
             timeout_s=duration(self.ctx.app.settings.timeout).total_seconds(),
         )
@@ -246,7 +247,9 @@ class Past:
     def _name(self, trained: Trained, ticks: Sequence[int]) -> Digest:
         contents = [self.ticks[t].part.content for t in ticks]
         features = list(self.spec.features or ())
-        return digest(canonical_json({"code": trained.code, "model": trained.model, "parts": contents, "features": features}))
+        return digest(
+            canonical_json({"code": trained.code, "model": trained.model, "parts": contents, "features": features})
+        )
 
     def _place(self, trained: Trained, ticks: Sequence[int]) -> Path:
         return self.ctx.store.work / "answers" / self._name(trained, ticks)

@@ -40,11 +40,18 @@ def revert(ctx: Context, to: KeptRelease, axes: Collection[Axis], *, now: bool) 
     """
     champion = ctx.store.champion(ctx.app.name)
     if champion is None:
-        raise NotFound("ST650", f"{ctx.app.name} has no champion yet: there is nothing to revert. `staytrue train` makes one.", app=ctx.app.name)
+        raise NotFound(
+            "ST650",
+            f"{ctx.app.name} has no champion yet: there is nothing to revert. `staytrue train` makes one.",
+            app=ctx.app.name,
+        )
     release = yield from reverted(ctx, champion, to, axes)
     named = ", ".join(sorted(axes))
     says = f"{named} taken from {to.id[:8]} by hand, without a trial" if now else None
     past = Past.whole(ctx)
     held_out = past.back(past.until, ctx.app.settings.holdout, not_before=0)
-    return (yield from deliver(ctx, release, release_refs(ctx, release), past, kind="reverted", held_out=held_out, now_says=says))
-
+    return (
+        yield from deliver(
+            ctx, release, release_refs(ctx, release), past, kind="reverted", held_out=held_out, now_says=says
+        )
+    )

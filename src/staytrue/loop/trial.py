@@ -201,8 +201,6 @@ def inputs(past: Past, start: int, stop: int) -> dict[str, Table]:
     return found
 
 
-
-
 def _starts(past: Past, window: str, stop: int) -> dict[str, int]:
     """Window -> first tick to train on, for a training that ends before tick `stop`; windows that coincide appear once."""
     names = _WINDOWS if window == "auto" else (window,)

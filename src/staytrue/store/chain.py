@@ -33,12 +33,13 @@ __all__ = [
     "append",
     "as_event",
     "as_ref",
+    "as_role",
     "broken_links",
     "where",
 ]
 
 _PAGE = 1000
-_NUMBERS = frozenset({"seq", "at", "recorded_at"})
+_TEXTS = frozenset({"id", "app", "timeline", "key", "kind", "sentence", "previous", "hash"})
 
 
 class _Microseconds(TypeDecorator[datetime]):
@@ -51,17 +52,18 @@ class _Microseconds(TypeDecorator[datetime]):
         del dialect
         return None if value is None else (value - _EPOCH) // _MICROSECOND
 
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: object, dialect: Dialect) -> datetime:
         del dialect
-        try:
-            return _EPOCH + timedelta(microseconds=value)  # type: ignore[arg-type]  # a damaged file may hold anything
-        except (TypeError, OverflowError) as exc:
+        # A damaged file may hold anything here.
+        if not isinstance(value, int) or abs(value) > _LAST_MICROSECOND:
             message = (
                 f"Can't read a time in the ledger: got {value!r:.40}. Run `staytrue verify`, and restore from a copy."
             )
-            raise Corrupt("ST412", message, got=repr(value)[:40]) from exc
+            raise Corrupt("ST412", message, got=repr(value)[:40])
+        return _EPOCH + timedelta(microseconds=value)
 
 
+_LAST_MICROSECOND = 60_000_000_000_000_000  # about 1,900 years to either side: within what datetime holds
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _tables = MetaData()
@@ -105,6 +107,7 @@ class Prepared:
 
     @classmethod
     def of(cls, entry: Entry) -> Prepared:
+        """The entry, ready to append. Raises InvalidInput: ST414 a field, ST401 a body that is not JSON."""
         check_entry(entry)
         # Through text once: keys that are numbers become texts before, not after, they are sorted for the hash.
         body = canonical_json(json.loads(canonical_json(entry.body))).decode()
@@ -112,10 +115,17 @@ class Prepared:
 
     @property
     def identity(self) -> tuple[str, str, str]:
+        """What makes it happen only once."""
         return self.entry.app, self.entry.timeline, self.entry.key
 
 
 def append(connection: Connection, prepared: list[Prepared], recorded_at: datetime) -> list[Event]:
+    """Appends in the caller's transaction; gives back the events in the order of the entries.
+
+    Raises:
+        HeadMovedError: another writer came first; roll back and try again.
+        Conflict: ST415 a key is taken by a different event, ST416 a role changed after the caller's read.
+    """
     # The head is read before the keys: when it is still the same at the swap below, no key was added in between.
     head = connection.execute(select(_head)).one()
     known = _stored(connection, prepared)
@@ -242,6 +252,7 @@ def _role_moved(event: Event, change: RoleChange, epoch: int, release: str | Non
 
 
 def broken_links(connection: Connection) -> Iterator[str]:
+    """A sentence for each thing in the whole ledger that does not hold."""
     roles: dict[tuple[str, str, str], Role] = {}
     seq, previous = 0, GENESIS
     while page := connection.execute(select(EVENT).where(EVENT.c.seq > seq).order_by(EVENT.c.seq).limit(_PAGE)).all():
@@ -294,34 +305,49 @@ def _broken_ends(
         yield f"The chain ends at event {seq}, but {expected}: the last events were removed or changed."
     strays = connection.execute(select(REF.c.seq).where(REF.c.seq > seq).distinct().order_by(REF.c.seq)).scalars()
     yield from (f"References of event {stray} stand without it." for stray in strays)
-    stored = {(row.app, row.timeline, row.role): Role(**row._mapping) for row in connection.execute(select(ROLE))}
+    stored = {(row.app, row.timeline, row.role): as_role(row) for row in connection.execute(select(ROLE))}
     for place in sorted(stored.keys() | roles.keys(), key=str):
         if stored.get(place) != roles.get(place):
             yield f"The role {place[2]} of {place[0]} ({place[1]}) is not what the events made it: somebody changed it."
 
 
 def as_event(row: Row[Any]) -> Event:
+    """The event in a row of EVENT.
+
+    Raises:
+        Corrupt: ST412, the row is not one that we wrote.
+    """
+    fields = _fields(EVENT, row)
     try:
-        fields = dict(row._mapping)
-        if not all(isinstance(value, str) for name, value in fields.items() if name not in _NUMBERS):
-            raise TypeError("a text is missing")
         fields["body"] = json.loads(row.body)
         fields["roles"] = tuple(RoleChange(**change) for change in json.loads(row.roles))
-        return Event(**fields)
-    except (TypeError, ValueError) as exc:
-        message = (
-            f"Can't read event {row.seq} of the ledger: {exc}. Run `staytrue verify`, and restore the file from a copy."
-        )
-        raise Corrupt("ST412", message, seq=row.seq) from exc
+        texts = all(isinstance(value, str) for name, value in fields.items() if name in _TEXTS)
+    except (TypeError, ValueError):
+        texts = False
+    if not texts:
+        message = f"Can't read event {row.seq} of the ledger. Run `staytrue verify`, and restore the file from a copy."
+        raise Corrupt("ST412", message, seq=row.seq)
+    return Event(**fields)
 
 
 def as_ref(row: Row[Any]) -> StoredRef:
-    fields = dict(row._mapping)
+    """The reference in a row of REF."""
+    fields = _fields(REF, row)
     del fields["position"]
     return StoredRef(**fields)
 
 
+def as_role(row: Row[Any]) -> Role:
+    """The role in a row of ROLE."""
+    return Role(**_fields(ROLE, row))
+
+
+def _fields(table: Table, row: Row[Any]) -> dict[str, Any]:
+    return dict(zip(table.columns.keys(), row, strict=True))
+
+
 def where(query: Select[Any], filters: Mapping[Column[Any], str | None]) -> Select[Any]:
+    """The query with every filter that is given; None is not given."""
     return query.where(*(column == value for column, value in filters.items() if value is not None))
 
 

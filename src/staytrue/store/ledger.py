@@ -26,6 +26,7 @@ from staytrue.store.chain import (
     append,
     as_event,
     as_ref,
+    as_role,
     broken_links,
     where,
 )
@@ -171,7 +172,7 @@ class Ledger:
     def roles(self, app: str, timeline: str) -> list[Role]:
         """Every role that was ever given, sorted by name, in one consistent read."""
         query = where(select(ROLE), {ROLE.c.app: app, ROLE.c.timeline: timeline}).order_by(ROLE.c.role)
-        return [Role(**row._mapping) for row in self._all(query)]
+        return [as_role(row) for row in self._all(query)]
 
     def refs(
         self,

@@ -177,7 +177,7 @@ def test_what_dead_writers_left_is_swept_after_the_grace(store: Store) -> None:
     assert not left.exists()
 
 
-@pytest.mark.parametrize(("now", "grace"), [(datetime(2026, 1, 1), HOUR), (datetime(2026, 1, 1, tzinfo=UTC), -HOUR)])  # noqa: DTZ001
+@pytest.mark.parametrize(("now", "grace"), [(datetime(2026, 1, 1), HOUR), (datetime(2026, 1, 1, tzinfo=UTC), -HOUR)])
 def test_a_senseless_time_is_refused(store: Store, now: datetime, grace: timedelta) -> None:
     with pytest.raises(InvalidInput, match="ST421"):
         collect(store.objects, store.ledger, now=now, grace=grace)

@@ -119,7 +119,7 @@ def test_a_role_moves_only_from_the_epoch_that_was_read(ledger: Ledger) -> None:
     ledger.append([crown("1", "r1", 0)], recorded_at=NOW)
 
     with pytest.raises(
-        Conflict, match="ST416 Can't make release r2 champion.*release r1 became champion after your read"
+        Conflict, match=r"ST416 Can't make release r2 champion.*release r1 became champion after your read"
     ):
         ledger.append([entry("x"), crown("2", "r2", 0)], recorded_at=NOW)
     ledger.append([crown("3", "r3", 1), crown("4", "r4", 2, share=0.5)], recorded_at=NOW)
@@ -229,7 +229,7 @@ def test_an_event_is_found_by_the_beginning_of_its_id(ledger: Ledger) -> None:
         ("kind", {"kind": None}),
         ("sentence", {"sentence": "\x00"}),
         ("body", {"body": []}),
-        ("at", {"at": datetime(2026, 1, 1)}),  # noqa: DTZ001 - naive is the point
+        ("at", {"at": datetime(2026, 1, 1)}),  # naive is the point
         ("digest", {"refs": (Ref(kind="k", name="n", digest=Digest(A[:63])),)}),
         ("ref", {"refs": (Ref(kind="", name="n", digest=A),)}),
         ("role", {"roles": (RoleChange(role="king", release="r", share=1, expect_epoch=0),)}),  # type: ignore[arg-type]
@@ -298,12 +298,12 @@ def test_a_time_that_is_none_is_corrupt_not_a_traceback(ledger: Ledger, path: Pa
     execute(path, "UPDATE event SET at = 'soon'")
 
     for read in (ledger.events, ledger.verify):
-        with pytest.raises(Corrupt, match="ST412.*'soon'"):
+        with pytest.raises(Corrupt, match=r"ST412.*'soon'"):
             read()
 
 
 def test_the_ledger_waits_for_the_disk_at_every_commit(ledger: Ledger) -> None:
-    with ledger._database.read("look") as connection:  # noqa: SLF001 - no public way to see a setting of a connection
+    with ledger._database.read("look") as connection:  # no public way to see a setting of a connection
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")
         }

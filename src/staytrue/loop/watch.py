@@ -1,0 +1,102 @@
+"""Watch: is the champion still as good as when it was fresh, and was it right to let it in?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from staytrue.kernel.evidence import Harm, fold_harm
+from staytrue.kernel.policy import Freshness
+from staytrue.kernel.release import Digest
+from staytrue.kernel.trial import Judgement
+from staytrue.loop.past import Past
+from staytrue.loop.train import Trained
+from staytrue.loop.trial import Pairs
+
+__all__ = ["Rise", "RollbackWatch", "Watch"]
+
+_TOLERANCE = 0.1
+"""A rise below this share of the fresh loss is not worth an alarm."""
+_ARL = 1000.0
+"""Blocks between two false harm alarms, on average, at least: with a block a day, nearly three years."""
+_SCALE_SPREADS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rise:
+    """A harm alarm: from what to what the loss rose, and since which tick, probably."""
+
+    baseline: float
+    level: float
+    since: int
+    evidence: float
+
+
+@dataclass(kw_only=True)
+class Watch:
+    """What the champion loses against what it lost when fresh: the books of `payback`, and the harm alarm."""
+
+    books: Freshness = field(default_factory=Freshness)
+    harm: Harm | None = None
+    alarmed: bool = False
+
+    def learn(self, tick: int, losses: np.ndarray) -> Rise | None:
+        """Take in one more tick of the champion's losses; the alarm, at the tick at which it goes off."""
+        warm = self.books.rows >= self.books.warm
+        self.books = self.books.seen(losses)
+        if warm and self.harm is None:
+            self.harm = self._fresh_harm()
+        if self.harm is None:
+            return None
+        self.harm = fold_harm(self.harm, tick, losses, closed=True)
+        if self.alarmed or not self.harm.fired:
+            return None
+        self.alarmed = True
+        since = self.harm.started if self.harm.started is not None else tick
+        recent = [mean for begun, mean in self.harm.blocks if begun >= since]
+        level = float(np.mean(recent)) if recent else float(losses.mean())
+        return Rise(baseline=self.harm.baseline, level=level, since=since, evidence=self.harm.evidence)
+
+    def renew(self, losses: np.ndarray) -> None:
+        """There is a new champion; `losses` are what it lost on trial."""
+        self.books = Freshness(warm=self.books.warm).seen(losses)
+        self._calm()
+
+    def settle(self, losses: np.ndarray) -> None:
+        """A retraining brought nothing better: what the champion loses now is what fresh means."""
+        self.books = self.books.settled(losses)
+        self._calm()
+
+    def _calm(self) -> None:
+        self.harm, self.alarmed = None, False
+
+    def _fresh_harm(self) -> Harm:
+        """Tolerance covers what is not worth an alarm and the error of the baseline itself."""
+        books = self.books
+        baseline = books.loss or 0.0
+        spread = max(books.squares / max(books.rows, 1) - baseline**2, 0.0) ** 0.5
+        return Harm.fresh(
+            baseline=baseline,
+            scale=max(baseline + _SCALE_SPREADS * spread, 1e-9),
+            tolerance=_TOLERANCE * baseline + spread / max(books.rows, 1) ** 0.5,
+            arl=_ARL,
+        )
+
+
+@dataclass(kw_only=True)
+class RollbackWatch:
+    """The old champion, kept warm after a promotion: it answers beside the new one for as long as rollback is armed."""
+
+    old: Trained
+    old_release: Digest
+    old_stop: int
+    pairs: Pairs
+    rows_left: int
+
+    def learn(self, past: Past, tick: int, new: np.ndarray, old: np.ndarray) -> Judgement | None:
+        """Take in one more tick of both; the judgement, when it says that the promotion was wrong."""
+        self.pairs = self.pairs.seen(past, tick, new - old)
+        self.rows_left -= len(new)
+        judgement = self.pairs.judged()
+        return judgement if judgement.verdict == "worse" else None
