@@ -43,7 +43,7 @@ def history():
 def season(rows):
     """The arrival date as a model can use it: prices follow the season and the weekday."""
     day = rows["arrival_date"].dt
-    return pd.DataFrame({"day_of_year": day.day_of_year, "weekday": day.weekday})
+    return pd.DataFrame({"day_of_year": day.day_of_year, "weekday": day.day_of_week})
 
 
 @app.train

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from staytrue.errors import InvalidInput, NotFound
 from staytrue.kernel.contract import SourceSpec
@@ -23,7 +23,7 @@ __all__ = ["App", "Source", "load"]
 F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 _SPECIAL = ("params", "seed", "previous")
-_FRAMES = {"pandas": "pandas", "polars": "polars", "pyarrow": "pyarrow", "arro3": "arro3"}
+FrameKind = Literal["pandas", "polars", "pyarrow", "arro3"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,13 +318,13 @@ class App:
         named = self._prediction.function if self._prediction else None
         return named or (lambda model, rows: model.predict(rows))
 
-    def inputs(self) -> dict[str, str]:
+    def inputs(self) -> dict[str, FrameKind]:
         """What `@app.train` asks for: source -> kind of frame, in the order of its parameters.
 
         Raises:
             InvalidInput: ST111, a parameter that is no source.
         """
-        asked: dict[str, str] = {}
+        asked: dict[str, FrameKind] = {}
         for name, parameter in inspect.signature(self.trainer).parameters.items():
             if name in _SPECIAL:
                 continue
@@ -450,7 +450,7 @@ def _check_arity(function: Callable[..., Any], count: int, expected: str, decora
         )
 
 
-def _frame_of(annotation: Any) -> str:
+def _frame_of(annotation: Any) -> FrameKind:
     """The kind of frame that an annotation asks for, read by its module's name, so that no library is loaded to look."""
     text = (
         annotation

@@ -43,6 +43,14 @@ def fast_disk(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture
+def prices(tmp_path: Path) -> Path:
+    """The file of a small app, alone in its folder."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    return Path(shutil.copyfile(Path(__file__).with_name("prices.py"), folder / "app.py"))
+
+
 @pytest.fixture(scope="session")
 def failing_io(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled failing_io.c."""

@@ -3,6 +3,9 @@
  * io_fail(n, error, forever): the n-th write-like call from now on fails with that errno; with `forever` so do all later ones.
  * io_fired(): how many calls failed.
  * io_record(path): from now on each write-like call that succeeded is written to that file, in order; NULL ends it.
+ * A process started with FAILING_IO="DIRECTORY\tN\tERROR\tFOREVER\tTOLD\tONLY" has made the first two calls already, and so have the
+ * processes that it starts, each with a count of its own. ONLY: not those without this text among their arguments. The file
+ * TOLD appears with the first failure.
  * Write-like: write, pwrite, fsync, fdatasync, ftruncate, rename, mkdir, and open of a file that is not there yet.
  * unlink is recorded but never fails: a full disk must still let go of things.
  */
@@ -25,6 +28,7 @@ static char below[PATH_MAX];
 static size_t below_length;
 static long countdown, fired;
 static int fail_with, fail_forever, diary = -1;
+static char told[PATH_MAX];
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
@@ -66,6 +70,7 @@ static int fails(void) {
     int now = countdown == 0 || (fail_forever && countdown < 0);
     fired += now;
     pthread_mutex_unlock(&lock);
+    if (now && told[0]) close(REAL(open)(told, O_WRONLY | O_CREAT, 0600));
     if (now) errno = fail_with;
     return now;
 }
@@ -180,3 +185,21 @@ static int open_with(int (*real)(const char *, int, ...), const char *path, int 
 
 OPEN(open)
 OPEN(open64)
+
+/* A format of sscanf: at most as many characters of a path as there is room for. */
+#define A_PATH "%4095[^\t]\t"
+
+__attribute__((constructor)) static void obey_the_environment(int count, char **arguments) {
+    const char *order = getenv("FAILING_IO");
+    char directory[PATH_MAX], file[PATH_MAX], only[PATH_MAX] = "";
+    long n;
+    int error, forever;
+    if (!order || sscanf(order, A_PATH "%ld\t%d\t%d\t" A_PATH "%4095[^\t]", directory, &n, &error, &forever, file, only) < 5)
+        return;
+    int meant = !only[0];
+    for (int i = 0; i < count; i++) meant |= strstr(arguments[i], only) != NULL;
+    if (!meant) return;
+    memcpy(told, file, sizeof told);
+    io_below(directory);
+    io_fail(n, error, forever);
+}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from staytrue.cli.fetch import fetched
 from staytrue.cli.new import make, templates
-from staytrue.cli.replay import show_policies, show_timeline
+from staytrue.cli.replay import draw, show_policies, show_timeline
 from staytrue.cli.screen import Screen
 from staytrue.errors import Unavailable
 from staytrue.loop.context import open_context
@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", default="pricing", choices=sorted(_SPANS), help="which demo (default: pricing)"
     )
     parser.add_argument("--dir", metavar="DIR", help="where to put the app and its store (default: ./staytrue-demo)")
+    parser.add_argument("--chart", metavar="FILE", help="draw the replay as an SVG picture into this file")
 
 
 def run(args: argparse.Namespace, screen: Screen) -> int:
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     with screen.bars() as bars:
         lived = replay(ctx, policies, since=first, until=end, live=policies[0], moved_on=bars.moved)
     screen.document(lived)
+    draw(screen, lived, args.chart)
     screen.say(f"\nWhat happened under the policy {policies[0]} (loss = mean absolute error of a quote, in euros):\n")
     show_timeline(screen, lived, policies[:1])
     show_policies(screen, lived)

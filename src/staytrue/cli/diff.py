@@ -13,6 +13,10 @@ from staytrue.store.store import KeptRelease, Store, open_store
 __all__ = ["arguments", "compared", "run"]
 
 
+_MOVED = 5
+_STILL = 0.02
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
     parser.add_argument("a", metavar="A", help="a release; the beginning of its id is enough")
@@ -36,9 +40,22 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
             screen.say(f"  {change:<8} {path}")
             if args.text and change == "changed":
                 screen.say(code.text_diff(store.objects, a.release.code, (b or a).release.code, path))
-    for source, differences in found["data"].items():
-        screen.say(f"  {source}: {differences['rows_added']:,} rows more, {differences['rows_removed']:,} fewer")
+    for source, differs_ in found["data"].items():
+        _show_table(screen, source, differs_)
     return 0
+
+
+def _show_table(screen: Screen, source: str, differs: dict[str, Any]) -> None:
+    rows = differs["rows"]
+    counts = ", ".join(f"{rows[what]:,} {what}" for what in ("added", "removed", "changed") if rows[what])
+    screen.say(f"  {source}: {rows['a']:,} -> {rows['b']:,} rows ({counts or 'the same rows'})")
+    for change, columns in differs["schema"].items():
+        if columns:
+            screen.say(f"    columns {change}: {', '.join(columns)}")
+    moved = sorted(differs["columns"].items(), key=lambda item: -item[1]["moved"])
+    shown = [f"{name} {distance['moved']:.2f}" for name, distance in moved[:_MOVED] if distance["moved"] > _STILL]
+    if shown:
+        screen.say(f"    moved most (0 = not at all, 1 = all of it): {', '.join(shown)}")
 
 
 def compared(store: Store, a: KeptRelease, b: KeptRelease) -> dict[str, Any]:

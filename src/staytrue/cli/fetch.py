@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
+from functools import partial
 
 from staytrue.cli.screen import Screen
 from staytrue.cli.times import moment
@@ -49,9 +50,7 @@ def fetched(
     found = []
     with screen.bars() as bars, ProcessPool(ctx.store.work / "jobs") as pool:
         for name in sources or list(ctx.app.sources):
-            steps = fetch(
-                ctx, name, now=datetime.now(UTC), since=since, until=until,
-                kept=lambda done, total, name=name: bars.moved(f"fetch {name}", done, total),
-            )  # fmt: skip
+            kept = partial(bars.moved, f"fetch {name}")
+            steps = fetch(ctx, name, now=datetime.now(UTC), since=since, until=until, kept=kept)
             found.append(drive({name: steps}, pool)[name])
     return found

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from staytrue.cli.screen import Screen
 from staytrue.cli.times import moment
+from staytrue.dashboard.chart import replay_chart
 from staytrue.loop.context import open_context
 from staytrue.loop.replay import replay
+from staytrue.store.durable import disk
 
-__all__ = ["arguments", "run", "show_policies", "show_timeline"]
+__all__ = ["arguments", "draw", "run", "show_policies", "show_timeline"]
 
 USUAL = ("payback", "never", "every:7d", "every:28d")
 
@@ -27,6 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeline", action="store_true", help="show what happened under each policy, not only the first"
     )
+    parser.add_argument("--chart", metavar="FILE", help="draw it as an SVG picture into this file")
 
 
 def run(args: argparse.Namespace, screen: Screen) -> int:
@@ -36,10 +40,24 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     with screen.bars() as bars:
         found = replay(ctx, policies, since=moment(args.since), until=moment(args.until), moved_on=bars.moved)
     screen.document(found)
+    draw(screen, found, args.chart)
     shown = [p["policy"] for p in found["policies"]] if args.timeline else [found["policies"][0]["policy"]]
     show_timeline(screen, found, shown)
     show_policies(screen, found)
     return 0
+
+
+def draw(screen: Screen, found: dict[str, Any], file: str | None) -> None:
+    """Write the picture, when one is wanted.
+
+    Raises:
+        Unavailable: ST402, ST403: the file can't be written.
+    """
+    if file is None:
+        return
+    with disk(f"write the chart {file!r}"):
+        Path(file).write_text(replay_chart(found), encoding="utf-8")
+    screen.note(f"The chart is {file}.")
 
 
 def show_timeline(screen: Screen, found: dict[str, Any], policies: list[str]) -> None:

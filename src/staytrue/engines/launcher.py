@@ -14,7 +14,7 @@ whatever a job prints can't reach the protocol. A frame names an attempt and its
 In, from the controller: `{"nonce", "place"}`. Out: `{"is": KIND}` and the nonce, with KIND one of
 
     ready (no nonce)  ->  taken  ->  started (pid)  ->  exited (exit_code, cpu_seconds, peak_memory_bytes)
-                                 ->  failed (import or prepare; result.json says how)
+                                 ->  failed (import or prepare; result.json says how, or exit_code that it can't)
                                  ->  unforkable (threads run here: use a process of its own)
 """
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes  # noqa: F401 (`die_with_parent` needs it in every child, which inherits it from here)
+import errno
 import faulthandler
 import gc
 import importlib
@@ -48,15 +49,19 @@ from staytrue.engines.guard import (
     reap,
     signal_group,
 )
-from staytrue.errors import InvalidInput, Refused, StaytrueError
+from staytrue.errors import InvalidInput, Refused, StaytrueError, Unavailable
 
-__all__ = ["RESULT_LIMIT_BYTES", "echo", "main", "read_frame", "write_frame"]
+__all__ = ["CANT_WRITE", "RESULT_LIMIT_BYTES", "echo", "main", "read_frame", "write_frame"]
 
 Task = Callable[[dict[str, Any], Path], dict[str, Any]]
 
 # A result document is read whole by the controller; anything larger is a file in the outbox.
 RESULT_LIMIT_BYTES = 16 << 20
+# A job ends so when not even its answer can be written: the EX_IOERR of sysexits.h.
+CANT_WRITE = 74
 _TEXT_LIMIT = 20_000
+# What a disk says of itself, whoever asked: it is full, over quota, failing.
+_DISK = frozenset({errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _PACKAGE = f"{Path(__file__).absolute().parents[1]}{os.sep}"
 
 
@@ -151,6 +156,12 @@ class _Launcher:
 
     def _take(self, nonce: str, place: Path) -> None:
         self._send("taken", nonce=nonce)
+        try:
+            self._begin(nonce, place)
+        except OSError:  # neither the log nor the answer can be written: other jobs may have more luck
+            self._send("failed", nonce=nonce, exit_code=CANT_WRITE)
+
+    def _begin(self, nonce: str, place: Path) -> None:
         with _log_to(place / "log"):
             try:
                 try:
@@ -196,6 +207,8 @@ class _Launcher:
                 os.close(fd)
             job.run(task)
             exit_code = 0
+        except OSError:
+            exit_code = CANT_WRITE
         finally:
             _flush()
             os._exit(exit_code)
@@ -276,10 +289,12 @@ class _Work:
 
     @classmethod
     def write_error(cls, place: Path, nonce: str, exc: BaseException, workspace: str) -> None:
-        """The attempt's answer is an error: ours with its code, any other with the code of the stage it came from."""
-        memory = isinstance(exc, MemoryError)
-        error = _error_document(exc, workspace)
-        cls._write(place, {"nonce": nonce, "status": "memory" if memory else "failed", "error": error})
+        """The attempt's answer is an error: ours with its code, any other with the code of the stage it came from.
+
+        A disk that is full or fails says nothing about the job: that is lost, not failed.
+        """
+        status = "memory" if isinstance(exc, MemoryError) else "lost" if _is_disk(exc) else "failed"
+        cls._write(place, {"nonce": nonce, "status": status, "error": _error_document(exc, workspace)})
 
     @staticmethod
     def _write(place: Path, document: dict[str, Any]) -> None:
@@ -304,6 +319,8 @@ def _run_here(source: int, sink: int, workspace: str) -> NoReturn:
             except BaseException as exc:  # noqa: BLE001 (it is the answer)
                 _Work.write_error(place, frame["nonce"], exc, workspace)
             exit_code = 0
+    except OSError:
+        exit_code = CANT_WRITE
     finally:
         _flush()
         os._exit(exit_code)
@@ -329,6 +346,10 @@ def _stage(code: str, doing: str) -> Iterator[None]:
         raise
 
 
+def _is_disk(exc: BaseException) -> bool:
+    return isinstance(exc, OSError) and exc.errno in _DISK
+
+
 def _error_document(exc: BaseException, workspace: str) -> dict[str, Any]:
     code, doing = getattr(exc, "__staytrue_stage__", ("ST332", "running the task"))
     text = _traceback_text(exc, workspace)
@@ -338,6 +359,9 @@ def _error_document(exc: BaseException, workspace: str) -> dict[str, Any]:
         said = f" ({exc})" if str(exc) else ""
         message = f"Out of memory while {doing}{said}. Give the job more memory_bytes, or work on fewer rows at a time."
         return {**Refused("ST338", message, doing=doing).document(), "traceback": text}
+    if _is_disk(exc):
+        message = f"The disk is full or fails while {doing}: {exc}. Free some space or check the disk, then try again."
+        return {**Unavailable("ST347", message, doing=doing, reason=str(exc)).document(), "traceback": text}
     message = str(exc)[:_TEXT_LIMIT]
     if isinstance(exc, SystemExit):
         message = f"the code called sys.exit({exc.code!r}); a task returns its result, or raises"

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, Self, cast
 
 from staytrue.engines.guard import DETACHED, KILL, Ended, Guard, reap, signal_group
-from staytrue.engines.launcher import read_frame, write_frame
+from staytrue.engines.launcher import CANT_WRITE, read_frame, write_frame
 from staytrue.errors import InvalidInput, NotFound, Refused, StaytrueError, Unavailable
 
 __all__ = ["Handle", "Job", "Mode", "Outcome", "ProcessPool", "Status"]
@@ -117,7 +117,8 @@ class ProcessPool:
     """Runs jobs, at most `slots` cores at a time, the rest first in first out. Safe to use from several threads.
 
     Args:
-        root: a directory of the pool's own, made if missing; what dead controllers left in it is removed.
+        root: a directory of the pool's own, made if missing; what dead controllers left in it is removed. Where it
+            can't be made: Unavailable, ST348.
         slots: cores to give out; None: as many as there are.
         mode: None: `STAYTRUE_FORK` (0 or 1) decides, else fork, except on Windows and macOS. Where imports or `prepare`
             leave threads running in the launcher, its jobs are spawned after all.
@@ -501,8 +502,8 @@ class _Foreman:
             attempt.phase, attempt.due = "running", attempt.deadline
             self._logs_due = min(self._logs_due, time.monotonic() + _LOG_CHECK_S)
 
-    def _on_failed(self, attempt: _Attempt, _: dict[str, Any]) -> None:
-        self._finish(attempt, Ended(exit_code=0))
+    def _on_failed(self, attempt: _Attempt, frame: dict[str, Any]) -> None:
+        self._finish(attempt, Ended(exit_code=frame.get("exit_code", 0)))
 
     def _on_unforkable(self, attempt: _Attempt, _: dict[str, Any]) -> None:
         self._unforkable.add(attempt.launcher.key)
@@ -569,7 +570,8 @@ class _Foreman:
         else:
             report = _report(attempt) if ended is not None and ended.exit_code == 0 else None
             if report is None:
-                outcome = self._outcome(attempt, "failed", ended, error=_crash_error(attempt.pending.job, ended))
+                status: Status = "lost" if ended is not None and ended.exit_code == CANT_WRITE else "failed"
+                outcome = self._outcome(attempt, status, ended, error=_crash_error(attempt.pending.job, ended))
             else:
                 answer = {name: report.get(name) for name in ("result", "error")}
                 outcome = self._outcome(attempt, report["status"], ended, **answer)
@@ -746,24 +748,32 @@ class _OwnPlace:
     """
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for lock in root.glob("pool-*.lock"):
-            _sweep(lock)
-        while True:
-            name = f"pool-{secrets.token_hex(8)}"
-            self._lock = root / f"{name}.lock"
-            self._fd = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
-            if _try_lock(self._fd) and self._lock.exists():
-                break
-            os.close(self._fd)  # somebody swept it between its creation and its locking
-        self.path = root / name
-        self.path.mkdir(mode=0o700)
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for lock in root.glob("pool-*.lock"):
+                _sweep(lock)
+            self._lock, self._fd = _locked(root)
+            self.path = self._lock.with_suffix("")
+            self.path.mkdir(mode=0o700)
+        except OSError as exc:
+            text = f"Can't make a place for jobs at {root}: {exc}. Free some space or check the rights, then try again."
+            raise Unavailable("ST348", text, path=str(root), reason=str(exc)) from exc
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         if not self.path.exists():  # else a process that was just killed still wrote: the next sweep finds the lock
             self._lock.unlink(missing_ok=True)
         os.close(self._fd)
+
+
+def _locked(root: Path) -> tuple[Path, int]:
+    """A new lock file, and the descriptor that holds it."""
+    while True:
+        lock = root / f"pool-{secrets.token_hex(8)}.lock"
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        if _try_lock(fd) and lock.exists():
+            return lock, fd
+        os.close(fd)  # somebody swept it between its creation and its locking
 
 
 def _sweep(lock: Path) -> None:
@@ -865,6 +875,9 @@ def _report(attempt: _Attempt) -> dict[str, Any] | None:
 
 def _crash_error(job: Job, ended: Ended | None) -> dict[str, Any]:
     code = None if ended is None else ended.exit_code
+    if code == CANT_WRITE:
+        text = f"{job.key} could not write its answer. Free some space or check the disk, then try again."
+        return _document(Unavailable("ST347", text))
     if code is not None and code < 0:
         hint = " The kernel does that when memory runs out: set memory_bytes." if -code == KILL else " See its log."
         text = f"The process of {job.key} was ended by {_exit_words(code)}, without a result.{hint}"

@@ -2,12 +2,13 @@
 
 Counted are, of the entry module, the functions given to `@app.train`, `@app.save` and `@app.load`, whatever they reach
 by name, and every top-level statement that does something (other than a call on the app itself); of the other modules,
-those that counted code imports, whole; and the other files, by their bytes. Python code counts in a normal form of its
-syntax tree, in which comments and layout are gone and which is the same under every Python version.
+those that counted code imports, whole; and of the other files, by their bytes, those that a text in counted code may
+mean: so a note, a log or a data file that only a source reads trains nothing. Python code counts in a normal form of
+its syntax tree, in which comments and layout are gone and which is the same under every Python version.
 
 The error that must not happen is a changed training that looks unchanged, since it would serve a stale model. So what
-can't be followed (a computed import, `exec`, a subprocess) counts everything, and a file that is left out by its kind,
-like a README, counts after all when counted code names it. The other error, one training too many, costs only time.
+can't be followed (a computed import, `exec`, a subprocess, a look into a folder) counts everything but docs and tests.
+The other error, one training too many, costs only time.
 """
 
 from __future__ import annotations
@@ -51,11 +52,12 @@ def seen_by_training(sources: Mapping[str, bytes], others: Collection[str], *, e
         >>> app = b"@app.train\ndef fit(rows):\n    return len(rows)\n\n@app.data()\ndef rows(): ..."
         >>> seen = seen_by_training({"app.py": app}, ["README.md", "cities.csv"], entry="app.py")
         >>> print(seen.python["app.py"].count("FunctionDef("), seen.bytes_of)
-        1 ('cities.csv',)
+        1 ()
     """
     counted = _Counted(sources, entry)
     counted.close()
-    if counted.is_dynamic():
+    anything = counted.is_dynamic()
+    if anything:
         for path in sources:
             if not _is_test(path):
                 counted.add_module(path)
@@ -67,7 +69,13 @@ def seen_by_training(sources: Mapping[str, bytes], others: Collection[str], *, e
     counted.close()
     return Seen(
         python=counted.normal_forms(),
-        bytes_of=tuple(sorted(path for path in others if not _is_left_out(path) or _is_named(path, named))),
+        bytes_of=tuple(
+            sorted(
+                path
+                for path in others
+                if _is_named(path, named) or ((anything or counted.looks_into_folders()) and not _is_left_out(path))
+            )
+        ),
     )
 
 
@@ -150,6 +158,9 @@ def _joined(node: ast.JoinedStr) -> list[ast.expr]:
     return pieces
 
 
+_LOOKS_INTO_FOLDERS = frozenset({"iterdir", "glob", "iglob", "rglob", "listdir", "scandir", "walk", "environ", "getenv"})
+
+
 class _Counted:
     """The Python code that counts: parts of the entry module, and whole modules; grows until `close` finds no more."""
 
@@ -189,6 +200,12 @@ class _Counted:
     def is_dynamic(self) -> bool:
         """Whether counted code may run other code in a way that names don't show."""
         return any(_is_dynamic(node, self._local_names) for top in self._nodes() for node in ast.walk(top))
+
+    def looks_into_folders(self) -> bool:
+        """Whether counted code may find files whose names it does not hold."""
+        attributes = (n.attr for top in self._nodes() for n in ast.walk(top) if isinstance(n, ast.Attribute))
+        names = (n.id for top in self._nodes() for n in ast.walk(top) if isinstance(n, ast.Name))
+        return any(name in _LOOKS_INTO_FOLDERS for name in chain(attributes, names))
 
     def named(self) -> frozenset[str]:
         """The names of files, folders and suffixes that texts in counted code may mean."""

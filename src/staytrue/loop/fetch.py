@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from staytrue.engines.process import Job
-from staytrue.errors import InvalidInput, NotFound, StaytrueError, Unavailable
+from staytrue.errors import Conflict, InvalidInput, NotFound, StaytrueError, Unavailable
+from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.contract import Breach, SourceSpec, check, micros
 from staytrue.kernel.duration import duration
 from staytrue.kernel.release import Digest
@@ -87,6 +88,7 @@ def fetch(
         NotFound: ST620, no such source.
         Unavailable: ST621, the source raised; nothing was changed, and the event is in the log.
         InvalidInput: ST622, it gave no rows at all and there were none before.
+        Conflict: ST624, another process brought other rows of this source meanwhile; nothing was changed.
     """
     if source not in ctx.app.sources:
         raise NotFound(
@@ -95,7 +97,7 @@ def fetch(
             source=source,
         )
     spec = ctx.app.sources[source].spec
-    table = _newest(ctx, spec)
+    table, base = _newest(ctx, spec)
     windows = _windows(spec, table, now=now, since=since, until=until)
     if not windows:
         start = table.until or now
@@ -116,12 +118,13 @@ def fetch(
             ctx, source, windows, now,
             InvalidInput("ST622", f"Source {source} gave no rows for {_span(windows)}: is the span right? Say another with --since.", source=source),
         )  # fmt: skip
-    return _keep(ctx, spec, table, windows, rows, now, kept or (lambda _done, _all: None))
+    return _keep(ctx, spec, table, base, windows, rows, now, kept or (lambda _done, _all: None))
 
 
-def _newest(ctx: Context, spec: SourceSpec) -> Table:
+def _newest(ctx: Context, spec: SourceSpec) -> tuple[Table, int]:
+    """The source's table, and the number of the event that made it the newest (0: nothing was fetched yet)."""
     ref = ctx.store.ledger.ref("source", spec.name, app=ctx.app.name)
-    return tables.load(ctx.store.objects, ref.digest) if ref else tables.empty(spec)
+    return (tables.load(ctx.store.objects, ref.digest), ref.seq) if ref else (tables.empty(spec), 0)
 
 
 def _windows(
@@ -222,8 +225,8 @@ def _span(windows: Sequence[tuple[datetime, datetime]]) -> str:
 
 
 def _keep(
-    ctx: Context, spec: SourceSpec, table: Table, windows: Sequence[tuple[datetime, datetime]], rows: Rows, now: datetime,
-    kept: Callable[[int, int], None],
+    ctx: Context, spec: SourceSpec, table: Table, base: int, windows: Sequence[tuple[datetime, datetime]], rows: Rows,
+    now: datetime, kept: Callable[[int, int], None],
 ) -> Fetched:  # fmt: skip
     """Window by window: contract, then part. All that passed becomes one new version of the table, in one transaction."""
     objects = ctx.store.objects
@@ -251,7 +254,7 @@ def _keep(
     outside = rows.num_rows - sum(int(mask.sum()) for _, mask in cut)
     if outside and not spec.snapshot:
         breaches.append(_outside(spec, windows, rows, outside))
-    return _write(ctx, spec, table, windows, found, known, breaches, refused, now)
+    return _write(ctx, spec, table, base, windows, found, known, breaches, refused, now)
 
 
 def _cut(
@@ -289,7 +292,7 @@ def _outside(spec: SourceSpec, windows: Sequence[tuple[datetime, datetime]], row
 
 
 def _write(
-    ctx: Context, spec: SourceSpec, table: Table, windows: Sequence[tuple[datetime, datetime]], found: Sequence[Part],
+    ctx: Context, spec: SourceSpec, table: Table, base: int, windows: Sequence[tuple[datetime, datetime]], found: Sequence[Part],
     known: Mapping[tuple[datetime, datetime], Part], breaches: Sequence[Breach], refused: Sequence[Digest], now: datetime,
 ) -> Fetched:  # fmt: skip
     corrected = sum((part.since, part.until) in known for part in found)
@@ -313,7 +316,9 @@ def _write(
             Entry(
                 app=ctx.app.name,
                 timeline=DATA,
-                key=f"fetched:{spec.name}:{table.id}",
+                # By what it was built on, not by what it came to: a version made from an older one than the newest is refused, and
+                # a correction that is taken back later is an event of its own.
+                key=f"fetched:{spec.name}:{base}",
                 at=now,
                 kind="fetched",
                 sentence=f"Fetched {fetched.rows:,} rows of {spec.name} in {len(found)} windows{fixed}, {_span(windows)}.",
@@ -328,19 +333,28 @@ def _write(
             )
         )
     if refused:
+        body = {"source": spec.name, "breaches": fetched.document()["breaches"], "windows": len(refused)}
+        contents = digest(canonical_json({**body, "objects": list(refused)}))
         first = next(b for b in breaches if b.severity == "refuse")
         likely = f" (likely: {first.likely})" if first.likely else ""
         entries.append(
             Entry(
                 app=ctx.app.name,
                 timeline=DATA,
-                key=f"quarantined:{spec.name}:{digest(''.join(refused).encode())}",
+                key=f"quarantined:{spec.name}:{contents}",
                 at=now,
                 kind="quarantined",
                 sentence=f"{len(refused)} windows of {spec.name} are in quarantine: {first.code} {first.sentence}{likely}. The champion stays.",
-                body={"source": spec.name, "breaches": fetched.document()["breaches"], "windows": len(refused)},
+                body=body,
                 refs=tuple(Ref(kind="quarantine", name=spec.name, digest=d) for d in refused),
             )
         )
-    ctx.store.ledger.append(entries, recorded_at=datetime.now(UTC))
+    try:
+        ctx.store.ledger.append(entries, recorded_at=datetime.now(UTC))
+    except Conflict as exc:
+        raise Conflict(
+            "ST624",
+            f"Another process fetched other rows of {spec.name} at the same time; nothing of {_span(windows)} was changed. Fetch again.",
+            source=spec.name,
+        ) from exc
     return fetched

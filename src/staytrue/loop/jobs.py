@@ -7,12 +7,12 @@ drive it by hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from staytrue.engines.process import Job, Outcome, ProcessPool
+from staytrue.engines.process import Handle, Job, Outcome, ProcessPool
 from staytrue.errors import InvalidInput, Refused, StaytrueError, Unavailable
 
-__all__ = ["Steps", "drive", "result_of"]
+__all__ = ["Steps", "drive", "result_of", "tells_of_the_job"]
 
 T = TypeVar("T")
 Steps = Generator[Sequence[Job], Sequence[Outcome], T]
@@ -32,47 +32,59 @@ def drive(
     Raises:
         whatever a line raises; the others are stopped first, and their jobs cancelled.
     """
-    results: dict[str, T] = {}
-    waiting: dict[str, list[str]] = {}
-    under_way: dict[str, Any] = {}
-    done: dict[str, Outcome] = {}
+    return _Drive(lines, pool, moved or (lambda _name: None)).run()
 
-    def go_on(name: str, outcomes: Sequence[Outcome] | None) -> None:
+
+class _Drive(Generic[T]):
+    """Lines under way: who waits for which job, and which jobs run."""
+
+    def __init__(self, lines: Mapping[str, Steps[T]], pool: ProcessPool, moved: Callable[[str], None]) -> None:
+        self._lines, self._pool, self._moved = lines, pool, moved
+        self._results: dict[str, T] = {}
+        self._waiting: dict[str, list[str]] = {}
+        self._under_way: dict[str, Handle] = {}
+        self._done: dict[str, Outcome] = {}
+
+    def run(self) -> dict[str, T]:
         try:
-            jobs = lines[name].send(outcomes) if outcomes is not None else next(lines[name])  # type: ignore[arg-type]
+            for name in self._lines:
+                self._go_on(name, None)
+            while self._waiting:
+                ready = [name for name, keys in self._waiting.items() if all(key in self._done for key in keys)]
+                for name in ready:
+                    self._go_on(name, [self._done[key] for key in self._waiting[name]])
+                if not ready:
+                    self._collect()
+        finally:
+            for handle in self._under_way.values():
+                self._pool.cancel(handle)
+            for line in self._lines.values():
+                line.close()
+        return self._results
+
+    def _go_on(self, name: str, outcomes: Sequence[Outcome] | None) -> None:
+        line = self._lines[name]
+        try:
+            jobs = next(line) if outcomes is None else line.send(outcomes)
         except StopIteration as stop:
-            results[name] = stop.value
-            waiting.pop(name, None)
+            self._results[name] = stop.value
+            self._waiting.pop(name, None)
         else:
             for job in jobs:
-                if job.key not in under_way and job.key not in done:
-                    under_way[job.key] = pool.submit(job)
-            waiting[name] = [job.key for job in jobs]
-        if moved:
-            moved(name)
+                if job.key not in self._under_way and job.key not in self._done:
+                    self._under_way[job.key] = self._pool.submit(job)
+            self._waiting[name] = [job.key for job in jobs]
+        self._moved(name)
 
-    try:
-        for name in lines:
-            go_on(name, None)
-        while waiting:
-            ready = [name for name, keys in waiting.items() if all(key in done for key in keys)]
-            for name in ready:
-                go_on(name, [done[key] for key in waiting[name]])
-            if ready or not under_way:
-                continue
-            for handle in pool.wait(list(under_way.values()), timeout=60.0):
-                key = next(k for k, h in under_way.items() if h is handle)
-                done[key] = _outcome(pool, handle)
-                del under_way[key]
-    finally:
-        for handle in under_way.values():
-            pool.cancel(handle)
-        for line in lines.values():
-            line.close()
-    return results
+    def _collect(self) -> None:
+        handles = {handle.number: key for key, handle in self._under_way.items()}
+        for handle in self._pool.wait(list(self._under_way.values())):
+            key = handles[handle.number]
+            self._done[key] = _outcome(self._pool, handle)
+            del self._under_way[key]
 
 
-def _outcome(pool: ProcessPool, handle: Any) -> Outcome:
+def _outcome(pool: ProcessPool, handle: Handle) -> Outcome:
     outcome = pool.poll(handle)
     if outcome is None:
         raise Unavailable("ST360", "A job that was said to be done has no outcome.")
@@ -86,6 +98,7 @@ def result_of(outcome: Outcome, *, doing: str) -> dict[str, Any]:
         StaytrueError: the job's own error when it was one of ours, as it was.
         InvalidInput: ST361, the user's function raised; the message holds type, text and the last lines of its traceback.
         Refused: ST362, it ran out of time, memory or was killed.
+        Unavailable: the job was lost, by a full disk for example: nothing is known of it.
     """
     if outcome.status == "done" and outcome.result is not None:
         return outcome.result
@@ -104,6 +117,22 @@ def result_of(outcome: Outcome, *, doing: str) -> dict[str, Any]:
         f"Can't {doing}: the job ended as {outcome.status!r} after {outcome.seconds:.1f} s: {said}",
         status=outcome.status,
     )
+
+
+def tells_of_the_job(error: StaytrueError) -> bool:
+    """Whether an error says something of the user's code or data, and so may be held against a challenger.
+
+    Otherwise it is about this machine, its disk or another process. Then nothing may be concluded from it: the step ends, and the
+    same command goes on later. A story that holds it would be another story than the one told after the repair.
+
+    Example:
+        >>> tells_of_the_job(InvalidInput("ST361", "fit raised")), tells_of_the_job(Unavailable("ST402", "the disk is full"))
+        (True, False)
+    """
+    return isinstance(error, InvalidInput | Refused) or error.code in _CRASHES
+
+
+_CRASHES = ("ST336", "ST337", "ST341")
 
 
 def _tree(kind: type[StaytrueError]) -> dict[str, type[StaytrueError]]:

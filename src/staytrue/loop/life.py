@@ -23,7 +23,7 @@ from staytrue.kernel.trial import Judgement
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
 from staytrue.loop.deliver import new_release
-from staytrue.loop.jobs import Steps
+from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.past import Past
 from staytrue.loop.train import Trained, train
 from staytrue.loop.trial import Backtest, Pairs, Trial, backtest, inputs, pairs
@@ -193,6 +193,8 @@ class Life:
         try:
             losses = self.past.losses(served.champion, tick)
         except StaytrueError as exc:
+            if not tells_of_the_job(exc):
+                raise
             self.unanswered += self.past.ticks[tick].rows
             self._alarm(
                 "system",
@@ -217,6 +219,8 @@ class Life:
         try:
             challenger = self.past.losses(trial.challenger, tick)
         except StaytrueError as exc:
+            if not tells_of_the_job(exc):
+                raise
             # An error of a challenger rolls it back at once; its share of the rows went to the champion.
             if self.trial is trial:
                 self._reject(now, trial.step.stage, "error", exc.message, exc.document())
@@ -248,7 +252,9 @@ class Life:
     def _learn_rollback(self, rollback: RollbackWatch, tick: int, losses: np.ndarray, now: datetime) -> None:
         try:
             old = self.past.losses(rollback.old, tick)
-        except StaytrueError:
+        except StaytrueError as exc:
+            if not tells_of_the_job(exc):
+                raise
             self.rollback = None  # it can't answer any more: there is nothing to roll back to
             return
         judgement = rollback.learn(self.past, tick, losses, old)
@@ -292,6 +298,8 @@ class Life:
         try:
             yield from self._retrain(now, known)
         except StaytrueError as exc:
+            if not tells_of_the_job(exc):
+                raise
             self._reject(now, "training", "error", exc.message, exc.document())
 
     def _retrain(self, now: datetime, known: int) -> Steps[None]:

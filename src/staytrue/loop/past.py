@@ -6,6 +6,7 @@ A tick is one part of the labelled source: one `every`. Its rows can be answered
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -25,9 +26,10 @@ from staytrue.kernel.contract import SourceSpec
 from staytrue.kernel.duration import duration
 from staytrue.kernel.release import Digest
 from staytrue.loop.context import Context
-from staytrue.loop.jobs import Steps, result_of
+from staytrue.loop.jobs import Steps, result_of, tells_of_the_job
 from staytrue.loop.train import Trained
 from staytrue.store import frames, tables
+from staytrue.store.durable import disk
 from staytrue.store.objects import digest
 from staytrue.store.tables import Part, Table
 
@@ -265,22 +267,33 @@ class Past:
         return True
 
     def _keep(self, trained: Trained, ticks: Sequence[int], outcome: Outcome) -> None:
-        """Remembered answers are a convenience: they may be deleted at any time, so they are renamed into place but not fsynced."""
         who = (trained.code, trained.model)
         try:
             result = result_of(outcome, doing=f"answer {len(ticks)} ticks with model {trained.model[:8]}")
         except StaytrueError as exc:
+            if not tells_of_the_job(exc):
+                raise
             self._answers.update({(who, t): exc.document() for t in ticks})
             return
         if outcome.outbox is None:
             raise Corrupt("ST602", f"The answers of model {trained.model[:8]} are gone: its job left no files.")
-        data = (Path(outcome.outbox) / result["file"]).read_bytes()
-        place = self._place(trained, ticks)
+        with disk(f"read the answers of model {trained.model[:8]}"):
+            data = (Path(outcome.outbox) / result["file"]).read_bytes()
+        _remember(data, self._place(trained, ticks))
+        self._answers.update({(who, t): a for t, a in zip(ticks, msgspec.msgpack.decode(data), strict=True)})
+
+
+def _remember(data: bytes, place: Path) -> None:
+    """Remembered answers are a convenience: they may be deleted at any time, so they are renamed into place but not fsynced, and
+    a disk that does not take them stops nobody."""
+    temporary = place.with_name(f"{place.name}.{os.getpid()}.{uuid.uuid4().hex}")
+    try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f"{place.name}.{os.getpid()}.{uuid.uuid4().hex}")
         temporary.write_bytes(data)
         temporary.replace(place)
-        self._answers.update({(who, t): a for t, a in zip(ticks, msgspec.msgpack.decode(data), strict=True)})
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 _FEWEST = 50

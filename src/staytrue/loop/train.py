@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from staytrue.engines.process import Job, Outcome
-from staytrue.errors import InvalidInput
+from staytrue.errors import Conflict, InvalidInput
 from staytrue.kernel.duration import duration
 from staytrue.kernel.release import Digest, Recipe
 from staytrue.loop.context import Context
@@ -65,13 +65,14 @@ def train(ctx: Context, inputs: Mapping[str, Table], *, previous: Digest | None 
     refs = tuple(
         Ref(kind="table", name=table.id, digest=manifests[name]) for name, table in inputs.items()
     )  # what a release refers to by table id is kept by these
-    known = ctx.store.model_of(recipe_id)
-    ran = False
+    times = len(ctx.store.ledger.refs(kind="model", name=recipe_id))
+    known, ran = ctx.store.model_of(recipe_id), False
     if known is None:
         outcome = (yield [_job(ctx, recipe, recipe_id, inputs, manifests)])[0]
         known = ctx.store.model_of(recipe_id)  # another policy may have asked for the same training, and was first
-        ran = known is None
-    model, event = known or _keep(ctx, recipe_id, outcome, refs, rows)
+        if known is None:
+            known, ran = _keep(ctx, recipe_id, outcome, refs, rows, times), True
+    model, event = known
     return Trained(
         code=ctx.code,
         entry=ctx.entry,
@@ -111,8 +112,14 @@ def _job(
     )
 
 
-def _keep(ctx: Context, recipe_id: Digest, outcome: Outcome, refs: tuple[Ref, ...], rows: int) -> tuple[Digest, Any]:
-    """Objects first, durable; then one ledger row that makes the model exist."""
+def _keep(
+    ctx: Context, recipe_id: Digest, outcome: Outcome, refs: tuple[Ref, ...], rows: int, times: int
+) -> tuple[Digest, Any]:
+    """Objects first, durable; then one ledger row that makes the model exist.
+
+    `times` is how often this recipe was trained before (more than never: its model is lost). It is in the key: of two processes
+    that train the same recipe at the same time one is first, and its model is the recipe's for both.
+    """
     result = result_of(outcome, doing=f"train {ctx.app.name}")
     outbox = outcome.outbox
     if outbox is None:
@@ -130,7 +137,7 @@ def _keep(ctx: Context, recipe_id: Digest, outcome: Outcome, refs: tuple[Ref, ..
     entry = Entry(
         app=ctx.app.name,
         timeline=TRAININGS,
-        key=f"trained:{recipe_id}:{model}",
+        key=f"trained:{recipe_id}:{times}",
         at=now,
         kind="trained",
         sentence=f"Trained model {model[:8]} on {rows:,} rows.",
@@ -148,4 +155,10 @@ def _keep(ctx: Context, recipe_id: Digest, outcome: Outcome, refs: tuple[Ref, ..
             *refs,
         ),
     )
-    return model, ctx.store.ledger.append([entry], recorded_at=now)[0]
+    try:
+        return model, ctx.store.ledger.append([entry], recorded_at=now)[0]
+    except Conflict:
+        first = ctx.store.model_of(recipe_id)
+        if first is None:
+            raise
+        return first

@@ -116,9 +116,19 @@ def test_an_edit_of_what_training_runs_is_seen(path, old, new):
     assert edited(path, old, new) != seen()
 
 
-def test_counted_are_the_modules_that_training_imports_and_the_files_that_are_no_docs():
+def test_counted_are_the_modules_that_training_imports_and_the_files_that_it_names():
+    # given, when
+    named = FILES | {"features.py": FILES["features.py"] + "\nCITIES = 'cities.csv'\n"}
+    # then
     assert list(seen().python) == ["app.py", "features.py", "lib/__init__.py", "lib/numbers.py"]
-    assert seen().bytes_of == ("cities.csv",)
+    assert seen().bytes_of == ()
+    assert seen(named).bytes_of == ("cities.csv",)
+
+
+@pytest.mark.parametrize("look", ["Path('.').iterdir()", "glob.glob('x')", "os.listdir()", "os.environ['X']"])
+def test_a_training_that_looks_into_folders_sees_every_file_but_docs_and_tests(look):
+    files = FILES | {"features.py": FILES["features.py"] + f"\nFOUND = lambda: {look}\n"}
+    assert seen(files).bytes_of == ("cities.csv",)
 
 
 def test_a_parameter_named_like_a_source_does_not_reach_the_source():

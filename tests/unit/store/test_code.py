@@ -45,7 +45,7 @@ def app(tmp_path):
         root,
         {
             "app.py": APP,
-            "features.py": "def encode(rows):\n    return rows\n",
+            "features.py": "CITIES = 'cities.csv'\ndef encode(rows):\n    return rows\n",
             "charts.py": "x = 1\n",
             "README.md": "# Rates\n",
             "tests/test_app.py": "def test(): ...\n",
@@ -359,6 +359,7 @@ def test_a_changed_file_that_is_no_text_is_told_by_its_size(objects, app):
         {"charts.py": "x = 2\n"},
         {"pyproject.toml": "[project]\n"},
         {"docs/guide.md": "Read me.\n"},
+        {"notes.txt": "A log that no training reads.\n"},
     ],
 )
 def test_an_edit_that_training_cannot_see_keeps_the_training_code(objects, app, edit):

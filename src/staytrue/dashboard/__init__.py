@@ -1,0 +1,1 @@
+"""What is looked at: pages and pictures made of the loop's documents. They decide nothing."""
