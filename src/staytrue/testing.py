@@ -224,13 +224,13 @@ class Bench:
         Raises:
             InvalidInput: ST601, too little past; ST104, an unknown policy; what the first training raises.
         """
-        fresh = not self.store.ledger.events(self.app.name, LIVE, limit=1)
+        role = self.store.ledger.role(self.app.name, LIVE, "champion")
         return replay(
             self._ctx,
             policies,
             since=None if since is None else moment(since),
             until=None if until is None else moment(until),
-            live=policies[0] if fresh and policies else None,
+            live=policies[0] if role is None and policies else None,
         )
 
     def release(self, id_or_prefix: str | None = None) -> KeptRelease:

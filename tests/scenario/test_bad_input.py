@@ -87,7 +87,7 @@ def door(shared):
 
     yield fetch
     assert (shared.release().id, shared.store.table("sales").table.id) == before
-    assert verify(shared.store.objects, shared.store.ledger).problems == ()
+    assert verify(shared.store.objects, shared.store.ledger).problems == []
 
 
 def newest(bench):
@@ -118,9 +118,8 @@ def test_rows_that_break_the_contract_go_into_quarantine_and_the_log_says_why(sh
     fetched = door(spoil)
 
     assert (fetched.rows, fetched.parts, fetched.quarantined) == (0, 0, 1)
-    assert [b.code for b in fetched.breaches if b.severity == "refuse"][0] == code
-    event = newest(shared)
-    assert event.kind == "quarantined" or fetched.breaches
+    assert code in {b.code for b in fetched.breaches if b.severity == "refuse"}
+    assert all(b.sentence for b in fetched.breaches)
     assert code in {b["code"] for e in shared.log("quarantined") for b in e.body["breaches"]}
 
 
@@ -161,7 +160,7 @@ def test_a_source_that_never_gave_a_row_is_said_so_and_nothing_is_kept(tmp_path)
 
         assert caught.value.code == "ST622"
         assert [e.kind for e in bench.log()] == ["fetch_failed"]
-        assert verify(bench.store.objects, bench.store.ledger).problems == ()
+        assert verify(bench.store.objects, bench.store.ledger).problems == []
 
 
 def test_one_spoilt_day_among_good_ones_is_set_apart_alone(kept, tmp_path):
@@ -242,7 +241,7 @@ def test_what_can_not_be_trained_or_answered_is_refused_and_the_champion_stays(e
         assert caught.value.code == code
         assert bench.release().id == champion
         assert (newest(bench).kind, newest(bench).body["code"]) == ("train_failed", code)
-        assert verify(bench.store.objects, bench.store.ledger).problems == ()
+        assert verify(bench.store.objects, bench.store.ledger).problems == []
 
 
 def test_a_training_that_hangs_is_stopped_at_its_deadline(edited):
@@ -288,7 +287,7 @@ app = App("shop")"""
         (lived,) = story["policies"]
         assert (lived["promoted"], lived["loss"]) == (0, None)
         assert [e for e in story["timeline"] if e["kind"] == "alarm" and e["evidence"]["alarm"] == "system"]
-        assert verify(bench.store.objects, bench.store.ledger).problems == ()
+        assert verify(bench.store.objects, bench.store.ledger).problems == []
 
 
 # ---------------------------------------------------------------- the store
@@ -351,7 +350,7 @@ def test_two_processes_on_one_store_leave_one_champion_and_a_whole_store(kept, t
     store = open_store(place / "store")
     assert store.champion("shop") is not None
     assert len([e for e in store.ledger.events("shop", "live") if e.kind == "trained"]) == 1
-    assert verify(store.objects, store.ledger).problems == ()
+    assert verify(store.objects, store.ledger).problems == []
     store.close()
 
 

@@ -26,6 +26,7 @@ COLOURS = {
     "alarm": "red",
     "quarantined": "red",
     "fetch_failed": "red",
+    "train_failed": "red",
     "retrain": "cyan",
 }
 """kind of event -> colour; the word is always there too."""

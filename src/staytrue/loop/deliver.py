@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from staytrue.engines.process import Job
-from staytrue.errors import Corrupt
+from staytrue.errors import Conflict, Corrupt, InvalidInput, Refused, StaytrueError
 from staytrue.kernel.duration import duration
 from staytrue.kernel.release import Digest, Release
 from staytrue.loop.context import Context
@@ -18,11 +19,11 @@ from staytrue.loop.train import Trained, train
 from staytrue.loop.trial import inputs, pairs
 from staytrue.store import code as code_store
 from staytrue.store import models
-from staytrue.store.ledger import LIVE, Entry, Ref, Role, RoleChange
+from staytrue.store.ledger import LIVE, Entry, Ref, RoleChange, RoleName
 from staytrue.store.models import Golden
 from staytrue.store.store import KeptRelease
 
-__all__ = ["Delivered", "checked_out", "deliver", "golden_of", "kept", "new_release", "release_refs", "train_by_hand"]
+__all__ = ["Delivered", "checked_out", "deliver", "golden_of", "kept", "new_release", "note_failure", "release_refs", "train_by_hand"]
 
 _NEW_ROWS = 100
 """Fewer labelled rows since the champion's training than this say nothing about it."""
@@ -136,7 +137,7 @@ class Delivered:
 
 def deliver(
     ctx: Context, release: Release, refs: tuple[Ref, ...], past: Past, *, kind: str, held_out: int = 0, now_says: str | None = None,
-    servers: tuple[Trained, Trained] | None = None,
+    servers: tuple[Trained, Trained] | None = None, epoch: int | None = None,
 ) -> Steps[Delivered]:  # fmt: skip
     """Put a release on trial against the champion on the newest labelled rows, and let it in on evidence.
 
@@ -146,11 +147,24 @@ def deliver(
         held_out: the first tick that neither release was trained on.
         now_says: why there is no trial (`--now`); None tries it.
         servers: who answers for champion and release, when not they themselves (a backtest without the newest rows).
+        epoch: of the champion that the caller has looked at; None looks now.
 
     The first release of an app has nothing to be compared with: it becomes champion.
+
+    Raises:
+        Conflict: ST641, ST416, there is another champion than the one it was held against.
     """
     id_ = kept(ctx, release)
+    # The epoch first: a champion that changes from here on is refused by the ledger.
+    epoch = _epoch(ctx) if epoch is None else epoch
     champion = ctx.store.champion(ctx.app.name)
+    if _epoch(ctx) != epoch:
+        raise Conflict(
+            "ST641",
+            f"Release {id_[:8]} is kept, but was not delivered: there is another champion since it was begun. The same command again "
+            "holds it against that one.",
+            release=id_,
+        )
     if champion is None or now_says:
         why = now_says or "the first release: nothing to compare it with yet"
         return _promoted(
@@ -158,6 +172,7 @@ def deliver(
             id_,
             refs,
             champion,
+            epoch,
             kind,
             "unopposed" if champion is None else "forced",
             f"Release {id_[:8]} is champion: {why}.",
@@ -176,6 +191,7 @@ def deliver(
             id_,
             refs,
             champion,
+            epoch,
             kind,
             judgement.verdict,
             f"Release {id_[:8]} is champion: {judgement.sentence}.",
@@ -190,21 +206,22 @@ def deliver(
 
 
 def _promoted(
-    ctx: Context, id_: Digest, refs: tuple[Ref, ...], champion: KeptRelease | None, kind: str, verdict: str, sentence: str,
-    evidence: Mapping[str, Any],
+    ctx: Context, id_: Digest, refs: tuple[Ref, ...], champion: KeptRelease | None, epoch: int, kind: str, verdict: str,
+    sentence: str, evidence: Mapping[str, Any],
 ) -> Delivered:  # fmt: skip
-    before = ctx.store.ledger.role(ctx.app.name, LIVE, "champion")
-    roles = [_change(before, "champion", id_, 1.0)]
+    roles = [RoleChange(role="champion", release=id_, share=1.0, expect_epoch=epoch)]
     if champion is not None:
-        roles.append(_change(ctx.store.ledger.role(ctx.app.name, LIVE, "previous"), "previous", champion.id, 0.0))
+        previous = _epoch(ctx, "previous")
+        roles.append(RoleChange(role="previous", release=champion.id, share=0.0, expect_epoch=previous))
     event = "deployed" if champion is None else kind
     entry = _entry(ctx, event, id_, sentence, verdict, evidence, refs, tuple(roles), champion)
     ctx.store.ledger.append([entry], recorded_at=datetime.now(UTC))
     return Delivered(release=id_, promoted=True, verdict=verdict, sentence=sentence, evidence=evidence)
 
 
-def _change(role: Role | None, name: Any, release: Digest | None, share: float) -> RoleChange:
-    return RoleChange(role=name, release=release, share=share, expect_epoch=role.epoch if role else 0)
+def _epoch(ctx: Context, name: RoleName = "champion") -> int:
+    role = ctx.store.ledger.role(ctx.app.name, LIVE, name)
+    return role.epoch if role else 0
 
 
 def _entry(
@@ -231,25 +248,55 @@ def train_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Deliver
 
     Returns:
         What became of it (None: the champion is this code and this model already), and the training.
+
+    Raises:
+        InvalidInput, Refused: as `train` and the answers of both releases; the event is in the log.
     """
+    try:
+        return (yield from _trained_by_hand(ctx, past, now=now))
+    except (InvalidInput, Refused) as exc:
+        note_failure(ctx, exc, timeline=LIVE)
+        raise
+
+
+def note_failure(ctx: Context, exc: StaytrueError, *, timeline: str) -> None:
+    """Write down that a training came to nothing, and why."""
+    now = datetime.now(UTC)
+    entry = Entry(
+        app=ctx.app.name,
+        timeline=timeline,
+        key=f"train_failed:{now.isoformat()}:{uuid.uuid4().hex}",
+        at=now,
+        kind="train_failed",
+        sentence=f"Training failed, nothing else was changed: {exc}",
+        body=exc.document(),
+    )
+    ctx.store.ledger.append([entry], recorded_at=now)
+
+
+def _trained_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Delivered | None, Trained]]:
     champion = ctx.store.champion(ctx.app.name)
     trained = yield from train(ctx, inputs(past, 0, past.until), previous=champion.release.model if champion else None)
+    # Once more: training takes its time, and another process may have been first.
+    epoch, champion = _epoch(ctx), ctx.store.champion(ctx.app.name)
     if champion is not None and trained.model == champion.release.model and ctx.code == champion.release.code:
         return None, trained
     id_, refs = new_release(ctx, trained, scores={}, parents=(champion.id,) if champion else ())
     release = ctx.store.release_document(id_)
     says = "trained by hand and let in without a trial" if now else None
     if champion is None or now:
-        return (yield from deliver(ctx, release, refs, past, kind="trained", now_says=says)), trained
+        return (yield from deliver(ctx, release, refs, past, kind="trained", now_says=says, epoch=epoch)), trained
     if trained.model == champion.release.model:
-        return (yield from _new_code(ctx, champion, release, refs, past)), trained
+        return (yield from _new_code(ctx, champion, release, refs, past, epoch)), trained
     held_out, servers = yield from _without_newest(ctx, champion, past)
-    done = yield from deliver(ctx, release, refs, past, kind="trained", held_out=held_out, servers=servers)
+    done = yield from deliver(
+        ctx, release, refs, past, kind="trained", held_out=held_out, servers=servers, epoch=epoch
+    )
     return done, trained
 
 
 def _new_code(
-    ctx: Context, champion: KeptRelease, release: Release, refs: tuple[Ref, ...], past: Past
+    ctx: Context, champion: KeptRelease, release: Release, refs: tuple[Ref, ...], past: Past, epoch: int
 ) -> Steps[Delivered]:
     """The champion's model under other code: what answers the golden rows alike needs no trial, what does not gets one."""
     golden = yield from golden_of(ctx, replace(release, golden=None))
@@ -261,7 +308,9 @@ def _new_code(
         if models.answers_equal(old.answers, new.answers) is None:
             says = "other code, the same model and the same golden answers"
     held_out = past.back(past.until, ctx.app.settings.holdout, not_before=0)
-    return (yield from deliver(ctx, release, refs, past, kind="trained", held_out=held_out, now_says=says))
+    return (
+        yield from deliver(ctx, release, refs, past, kind="trained", held_out=held_out, now_says=says, epoch=epoch)
+    )
 
 
 def _without_newest(ctx: Context, champion: KeptRelease, past: Past) -> Steps[tuple[int, tuple[Trained, Trained]]]:

@@ -5,8 +5,8 @@ What breaks the contract is kept too, apart from the table, so that nothing is l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ __all__ = ["DATA", "Fetched", "fetch"]
 DATA = "data"
 """The timeline of fetches: what was fetched holds for every replay."""
 
+Window = tuple[datetime, datetime]
+
 _BACKFILL = timedelta(days=365)
 
 
@@ -42,12 +44,12 @@ class Fetched:
     source: str
     since: datetime
     until: datetime
-    rows: int
-    parts: int
-    corrected: int
-    quarantined: int
-    breaches: tuple[Breach, ...]
-    table: Digest | None
+    rows: int = 0
+    parts: int = 0
+    corrected: int = 0
+    quarantined: int = 0
+    breaches: tuple[Breach, ...] = ()
+    table: Digest | None = None
 
     def document(self) -> dict[str, Any]:
         """As `staytrue fetch --json` prints it."""
@@ -101,24 +103,14 @@ def fetch(
     windows = _windows(spec, table, now=now, since=since, until=until)
     if not windows:
         start = table.until or now
-        return Fetched(
-            source=source,
-            since=start,
-            until=start,
-            rows=0,
-            parts=0,
-            corrected=0,
-            quarantined=0,
-            breaches=(),
-            table=table.id,
-        )
+        return Fetched(source=source, since=start, until=start, table=table.id)
     rows = yield from _given(ctx, spec, windows, now)
     if rows.num_rows == 0 and not table.parts:
-        raise _noted(
-            ctx, source, windows, now,
-            InvalidInput("ST622", f"Source {source} gave no rows for {_span(windows)}: is the span right? Say another with --since.", source=source),
-        )  # fmt: skip
-    return _keep(ctx, spec, table, base, windows, rows, now, kept or (lambda _done, _all: None))
+        message = f"Source {source} gave no rows for {_span(windows)}: is the span right? Say another with --since."
+        raise _noted(ctx, source, windows, now, InvalidInput("ST622", message, source=source))
+    return _Kept(ctx=ctx, spec=spec, table=table, base=base, windows=windows, now=now).of(
+        rows, kept or (lambda _done, _all: None)
+    )
 
 
 def _newest(ctx: Context, spec: SourceSpec) -> tuple[Table, int]:
@@ -129,29 +121,24 @@ def _newest(ctx: Context, spec: SourceSpec) -> tuple[Table, int]:
 
 def _windows(
     spec: SourceSpec, table: Table, *, now: datetime, since: datetime | None, until: datetime | None
-) -> list[tuple[datetime, datetime]]:
+) -> list[Window]:
     """The windows to ask for: those that are over by now, after the table's end or worth another look."""
     if spec.snapshot:
         return [(now, now + timedelta(microseconds=1))]
     end = min(until or now, now)
-    if table.until is None or (since is not None and table.since is not None and since < table.since):
-        begin = _floor(since or end - _BACKFILL, spec.every)
-    else:
-        begin = table.until
-    known = {(part.since, part.until) for part in table.parts}
-    # Rows whose label should be known by now: the source may have it.
-    again = [(p.since, p.until) for p in table.parts if p.unlabelled and p.until + spec.label_after <= now]
-    if since is not None:
-        again += [(p.since, p.until) for p in table.parts if p.since >= since and p.until <= end]
-    fresh = []
+    begin = since if table.since is None or (since is not None and since < table.since) else table.since
+    begin = _floor(begin or end - _BACKFILL, spec.every)
+    known = {(part.since, part.until): part for part in table.parts}
+    asked = []
     while begin + spec.every <= end:
         window = (begin, begin + spec.every)
-        if window not in known and (
-            table.since is None or window[1] <= table.since or window[0] >= (table.until or begin)
-        ):
-            fresh.append(window)
+        part = known.get(window)
+        # A gap is asked for again: its rows may have been in quarantine. So is a window whose labels should be known by now.
+        late = part is not None and part.unlabelled > 0 and part.until + spec.label_after <= now
+        if part is None or late or (since is not None and begin >= since):
+            asked.append(window)
         begin = window[1]
-    return sorted({*again, *fresh})
+    return asked
 
 
 def _floor(moment: datetime, every: timedelta) -> datetime:
@@ -159,7 +146,7 @@ def _floor(moment: datetime, every: timedelta) -> datetime:
     return epoch + (moment.astimezone(UTC) - epoch) // every * every
 
 
-def _given(ctx: Context, spec: SourceSpec, windows: Sequence[tuple[datetime, datetime]], now: datetime) -> Steps[Rows]:
+def _given(ctx: Context, spec: SourceSpec, windows: Sequence[Window], now: datetime) -> Steps[Rows]:
     """What the source gives, asked in as few calls as there are stretches of windows without a gap."""
     spans: list[list[datetime]] = []
     for since, until in windows:
@@ -200,66 +187,151 @@ def _unavailable(spec: SourceSpec, exc: StaytrueError) -> StaytrueError:
     return exc
 
 
-def _noted(
-    ctx: Context, source: str, windows: Sequence[tuple[datetime, datetime]], now: datetime, exc: StaytrueError
-) -> StaytrueError:
+def _noted(ctx: Context, source: str, windows: Sequence[Window], now: datetime, exc: StaytrueError) -> StaytrueError:
     """The error, once it is in the log."""
+    body = {"source": source, **exc.document()}
     entry = Entry(
         app=ctx.app.name,
         timeline=DATA,
-        key=f"failed:{source}:{now.isoformat()}",
+        key=f"failed:{source}:{now.isoformat()}:{digest(canonical_json(body))}",
         at=now,
         kind="fetch_failed",
         sentence=f"Fetching {source} for {_span(windows)} failed: {exc}",
-        body={"source": source, **exc.document()},
+        body=body,
     )
     ctx.store.ledger.append([entry], recorded_at=datetime.now(UTC))
     return exc
 
 
-def _span(windows: Sequence[tuple[datetime, datetime]]) -> str:
+def _span(windows: Sequence[Window]) -> str:
     return f"{windows[0][0]:%Y-%m-%d} .. {windows[-1][1]:%Y-%m-%d}"
 
 
 # ---------------------------------------------------------------- contract, parts, one ledger entry
 
 
-def _keep(
-    ctx: Context, spec: SourceSpec, table: Table, base: int, windows: Sequence[tuple[datetime, datetime]], rows: Rows,
-    now: datetime, kept: Callable[[int, int], None],
-) -> Fetched:  # fmt: skip
-    """Window by window: contract, then part. All that passed becomes one new version of the table, in one transaction."""
-    objects = ctx.store.objects
-    known = {(part.since, part.until): part for part in table.parts}
-    found: list[Part] = []
-    breaches: list[Breach] = []
-    refused: list[Digest] = []
-    cut = _cut(spec, windows, rows)
-    for done, (window, mask) in enumerate(cut):
-        part_rows = frames.take(rows, mask)
-        columns = {name: frames.column(part_rows, name) for name in part_rows.column_names}
-        bad = check(spec, window, columns, table.schema or None, tables.history(objects, table))
-        breaches += bad
+@dataclass(kw_only=True)
+class _Kept:
+    """One fetch on its way into the store: window by window the contract, then the part, then one ledger entry for all."""
+
+    ctx: Context
+    spec: SourceSpec
+    table: Table
+    base: int
+    windows: Sequence[Window]
+    now: datetime
+    found: list[Part] = field(default_factory=list)
+    corrected: int = 0
+    breaches: list[Breach] = field(default_factory=list)
+    refused: list[Digest] = field(default_factory=list)
+
+    def of(self, rows: Rows, kept: Callable[[int, int], None]) -> Fetched:
+        """Keep these rows; all that passes becomes one new version of the table, in one transaction."""
+        known = {(part.since, part.until): part for part in self.table.parts}
+        cut = _cut(self.spec, self.windows, rows)
+        for done, (window, mask) in enumerate(cut):
+            self._window(window, frames.take(rows, mask), known.get(window))
+            kept(done + 1, len(self.windows))
+        outside = rows.num_rows - sum(int(mask.sum()) for _, mask in cut)
+        if outside and not self.spec.snapshot:
+            self.breaches.append(self._outside(rows, outside))
+        fetched = Fetched(
+            source=self.spec.name,
+            since=self.windows[0][0],
+            until=self.windows[-1][1],
+            rows=sum(part.rows for part in self.found),
+            parts=len(self.found),
+            corrected=self.corrected,
+            quarantined=len(self.refused),
+            breaches=tuple(self.breaches),
+            table=self.table.id if self.table.parts else None,
+        )
+        self._write(fetched)
+        return fetched
+
+    def _window(self, window: Window, rows: Rows, before: Part | None) -> None:
+        objects = self.ctx.store.objects
+        columns = {name: frames.column(rows, name) for name in rows.column_names}
+        schema = self.table.schema or None
+        bad = check(self.spec, window, columns, schema, tables.history(objects, self.table))
+        self.breaches += bad
         if any(b.severity == "refuse" for b in bad):
-            refused.append(objects.put(frames.write_parquet(part_rows)))
-            continue
-        part = tables.make_part(objects, part_rows, window, spec, like=table.schema or None)
-        if window not in known:
-            table = tables.append(table, part)
-            found.append(part)
-        elif known[window].content != part.content:
-            table = tables.correct(table, part)
-            found.append(part)
-        kept(done + 1, len(windows))
-    outside = rows.num_rows - sum(int(mask.sum()) for _, mask in cut)
-    if outside and not spec.snapshot:
-        breaches.append(_outside(spec, windows, rows, outside))
-    return _write(ctx, spec, table, base, windows, found, known, breaches, refused, now)
+            self.refused.append(objects.put(frames.write_parquet(rows)))
+            return
+        part = tables.make_part(objects, rows, window, self.spec, like=schema)
+        if before is None:
+            self.table = tables.append(self.table, part)
+        elif before.content != part.content:
+            self.table = tables.correct(self.table, part)
+            self.corrected += 1
+        else:
+            return
+        self.found.append(part)
+
+    def _outside(self, rows: Rows, count: int) -> Breach:
+        return Breach(
+            code="ST623",
+            column=self.spec.time,
+            sentence=f"{count} of {rows.num_rows} rows lie outside what was asked for, {_span(self.windows)}; they were left out.",
+            likely="the source ignores since or until",
+            severity="warn",
+            facts={"rows": count},
+        )
+
+    def _write(self, fetched: Fetched) -> None:
+        entries = [
+            *([self._fetched(fetched)] if self.found else []),
+            *([self._quarantined(fetched)] if self.refused else []),
+        ]
+        try:
+            self.ctx.store.ledger.append(entries, recorded_at=datetime.now(UTC))
+        except Conflict as exc:
+            raise Conflict(
+                "ST624",
+                f"Another process fetched other rows of {self.spec.name} at the same time; nothing of {_span(self.windows)} was "
+                "changed. Fetch again.",
+                source=self.spec.name,
+            ) from exc
+
+    def _fetched(self, fetched: Fetched) -> Entry:
+        manifest = tables.save(self.ctx.store.objects, self.table)
+        fixed = f", {self.corrected} of them corrected" if self.corrected else ""
+        counts = {"rows": fetched.rows, "parts": fetched.parts, "corrected": self.corrected}
+        return Entry(
+            app=self.ctx.app.name,
+            timeline=DATA,
+            # By what it was built on, not by what it came to: a version made from an older one than the newest is refused,
+            # and a correction that is taken back later is an event of its own.
+            key=f"fetched:{self.spec.name}:{self.base}",
+            at=self.now,
+            kind="fetched",
+            sentence=f"Fetched {fetched.rows:,} rows of {self.spec.name} in {fetched.parts} windows{fixed}, {_span(self.windows)}.",
+            body={"source": self.spec.name, "table": self.table.id, **counts},
+            refs=(
+                Ref(kind="source", name=self.spec.name, digest=manifest),
+                Ref(kind="table", name=self.table.id, digest=manifest),
+            ),
+        )
+
+    def _quarantined(self, fetched: Fetched) -> Entry:
+        body = {"source": self.spec.name, "breaches": fetched.document()["breaches"], "windows": len(self.refused)}
+        contents = digest(canonical_json({**body, "objects": list(self.refused)}))
+        first = next(b for b in self.breaches if b.severity == "refuse")
+        likely = f" (likely: {first.likely})" if first.likely else ""
+        why = f"{first.code} {first.sentence}{likely}"
+        return Entry(
+            app=self.ctx.app.name,
+            timeline=DATA,
+            key=f"quarantined:{self.spec.name}:{contents}",
+            at=self.now,
+            kind="quarantined",
+            sentence=f"{len(self.refused)} windows of {self.spec.name} are in quarantine: {why} The champion stays.",
+            body=body,
+            refs=tuple(Ref(kind="quarantine", name=self.spec.name, digest=name) for name in self.refused),
+        )
 
 
-def _cut(
-    spec: SourceSpec, windows: Sequence[tuple[datetime, datetime]], rows: Rows
-) -> list[tuple[tuple[datetime, datetime], np.ndarray]]:
+def _cut(spec: SourceSpec, windows: Sequence[Window], rows: Rows) -> list[tuple[Window, np.ndarray]]:
     """Which rows belong to which window. One window takes all, so that the contract sees what does not belong there."""
     if spec.snapshot or len(windows) == 1 or not spec.time or spec.time not in rows.column_names:
         return [(windows[0], np.ones(rows.num_rows, bool))] + [(w, np.zeros(rows.num_rows, bool)) for w in windows[1:]]
@@ -278,83 +350,3 @@ def _cut(
         mask[order[bounds[i] : bounds[i + 1]]] = True
         cut.append((window, mask))
     return cut
-
-
-def _outside(spec: SourceSpec, windows: Sequence[tuple[datetime, datetime]], rows: Rows, count: int) -> Breach:
-    return Breach(
-        code="ST623",
-        column=spec.time,
-        sentence=f"{count} of {rows.num_rows} rows lie outside what was asked for, {_span(windows)}; they were left out.",
-        likely="the source ignores since or until",
-        severity="warn",
-        facts={"rows": count},
-    )
-
-
-def _write(
-    ctx: Context, spec: SourceSpec, table: Table, base: int, windows: Sequence[tuple[datetime, datetime]], found: Sequence[Part],
-    known: Mapping[tuple[datetime, datetime], Part], breaches: Sequence[Breach], refused: Sequence[Digest], now: datetime,
-) -> Fetched:  # fmt: skip
-    corrected = sum((part.since, part.until) in known for part in found)
-    fetched = Fetched(
-        source=spec.name,
-        since=windows[0][0],
-        until=windows[-1][1],
-        rows=sum(part.rows for part in found),
-        parts=len(found),
-        corrected=corrected,
-        quarantined=len(refused),
-        breaches=tuple(breaches),
-        table=table.id if table.parts else None,
-    )
-    entries = []
-    if found:
-        manifest = tables.save(ctx.store.objects, table)
-        refs = (Ref(kind="source", name=spec.name, digest=manifest), Ref(kind="table", name=table.id, digest=manifest))
-        fixed = f", {corrected} of them corrected" if corrected else ""
-        entries.append(
-            Entry(
-                app=ctx.app.name,
-                timeline=DATA,
-                # By what it was built on, not by what it came to: a version made from an older one than the newest is refused, and
-                # a correction that is taken back later is an event of its own.
-                key=f"fetched:{spec.name}:{base}",
-                at=now,
-                kind="fetched",
-                sentence=f"Fetched {fetched.rows:,} rows of {spec.name} in {len(found)} windows{fixed}, {_span(windows)}.",
-                body={
-                    "source": spec.name,
-                    "table": table.id,
-                    "rows": fetched.rows,
-                    "parts": len(found),
-                    "corrected": corrected,
-                },
-                refs=refs,
-            )
-        )
-    if refused:
-        body = {"source": spec.name, "breaches": fetched.document()["breaches"], "windows": len(refused)}
-        contents = digest(canonical_json({**body, "objects": list(refused)}))
-        first = next(b for b in breaches if b.severity == "refuse")
-        likely = f" (likely: {first.likely})" if first.likely else ""
-        entries.append(
-            Entry(
-                app=ctx.app.name,
-                timeline=DATA,
-                key=f"quarantined:{spec.name}:{contents}",
-                at=now,
-                kind="quarantined",
-                sentence=f"{len(refused)} windows of {spec.name} are in quarantine: {first.code} {first.sentence}{likely}. The champion stays.",
-                body=body,
-                refs=tuple(Ref(kind="quarantine", name=spec.name, digest=d) for d in refused),
-            )
-        )
-    try:
-        ctx.store.ledger.append(entries, recorded_at=datetime.now(UTC))
-    except Conflict as exc:
-        raise Conflict(
-            "ST624",
-            f"Another process fetched other rows of {spec.name} at the same time; nothing of {_span(windows)} was changed. Fetch again.",
-            source=spec.name,
-        ) from exc
-    return fetched

@@ -1,20 +1,21 @@
 """Life: an app living through ticks under one policy. It answers, learns when labels come, decides, tries, and writes down why.
 
-What it decides is decided in the kernel; what it needs computed, it asks for as jobs; the clock is that of the ticks. A replay runs
-one life per policy over the past.
+What it decides is decided in the kernel; what it needs computed, it asks for as jobs; the clock is that of the ticks. A
+replay runs one life per policy over the past.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 
-from staytrue.errors import StaytrueError
+from staytrue.errors import InvalidInput, Refused, StaytrueError
 from staytrue.kernel.duration import duration
 from staytrue.kernel.policy import Decision, Known, Policy, Settings, decide
 from staytrue.kernel.release import Digest
@@ -22,17 +23,21 @@ from staytrue.kernel.rollout import Move, Step, advance, in_canary, moved, steps
 from staytrue.kernel.trial import Judgement
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
-from staytrue.loop.deliver import new_release
+from staytrue.loop.deliver import new_release, note_failure
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.past import Past
-from staytrue.loop.train import Trained, train
-from staytrue.loop.trial import Backtest, Pairs, Trial, backtest, inputs, pairs
+from staytrue.loop.train import TRAININGS, Trained, train
+from staytrue.loop.trial import Backtest, Trial, backtest, inputs, pairs
 from staytrue.loop.watch import RollbackWatch, Watch
 
 __all__ = ["Life", "Lived", "mean_interval", "short"]
 
 _NEW_ROWS = 100
 """Fewer labelled rows since the champion's training than this, and there is nothing to compare a challenger on."""
+_MOST_DOUBLINGS = 5
+"""The cooldown doubles with each setback in a row, up to 32 times: a loop that never tries again would not be one."""
+_HALF = 0.5
+"""Share of the rows that a challenger answers when the trial has no live step of its own."""
 _DAY = timedelta(days=1)
 _RECENT_TICKS = 28
 
@@ -42,7 +47,8 @@ class Lived:
     """What became of one policy."""
 
     name: str
-    first: Trained
+    fresh_loss: float
+    """What a row cost when the first champion was fresh: the unit of `retrain_cost`, the same for all policies."""
     by_tick: dict[int, np.ndarray]
     """tick -> losses of the answers that were given, one for each row with a label."""
     retrains: int
@@ -129,13 +135,14 @@ class Life:
                 self._learn(matured, now)
             known = upto
             if self.trial:
-                self._advance(tick, now)
+                self._advance(now)
             elif self._may_retrain(now, known):
                 yield from self._consider(now, known)
             self.chronicle.write()
             self.moved_on(self.name, tick + 1 - self.past.first, self.past.until - self.past.first)
         self._end(self.now(self.past.until - 1), known)
-        return self._lived(time.perf_counter() - began)
+        fresh_loss = yield from self._fresh_loss()
+        return self._lived(fresh_loss, time.perf_counter() - began)
 
     def now(self, tick: int, *, begins: bool = False) -> datetime:
         """The simulated clock at the end (or the beginning) of a tick."""
@@ -154,7 +161,11 @@ class Life:
     def _begin(self) -> Steps[None]:
         now = self.now(self.past.first, begins=True)
         stop = self._known_by(now, 0)
-        self.first = self.champion = yield from train(self.ctx, inputs(self.past, *self._training_span(stop)))
+        try:
+            self.first = self.champion = yield from train(self.ctx, inputs(self.past, *self._training_span(stop)))
+        except (InvalidInput, Refused) as exc:
+            note_failure(self.ctx, exc, timeline=TRAININGS)
+            raise
         self.stop, self.decided_at = stop, now
         self._count_training(self.champion)
         self.release, refs = new_release(self.ctx, self.champion, scores={}, parents=())
@@ -266,7 +277,7 @@ class Life:
     # ------------------------------------------------------------ deciding
 
     def _may_retrain(self, now: datetime, known: int) -> bool:
-        cooldown = duration(self.settings.cooldown) * 2**self.setbacks
+        cooldown = duration(self.settings.cooldown) * 2 ** min(self.setbacks, _MOST_DOUBLINGS)
         today = [at for at in self.spent if at > now - _DAY]
         return (
             (not self.spent or now - self.spent[-1] >= cooldown)
@@ -323,7 +334,16 @@ class Life:
             if tested
             else (yield from pairs(self.past, self.settings, self.champion, challenger, stop=known, number=self.number))
         )
-        self._start_trial(challenger, release, refs, plan, evidence, tested, now, known)
+        self.trial = Trial(
+            number=self.number,
+            challenger=challenger,
+            release=release,
+            steps=self._live_steps(plan, tested),
+            started=known,
+            pairs=evidence,
+            live=evidence.cleared(),
+        )
+        self._tell_step(now, refs)
 
     def _passes(self, tested: Backtest, now: datetime, known: int) -> bool:
         """A backtest is passed unless the challenger is worse, or no better in the mean: then there is nothing to gain."""
@@ -345,25 +365,12 @@ class Life:
         self._tell("backtest", f"Backtest passed: it loses {compared}.", now, None, numbers)
         return True
 
-    def _start_trial(
-        self, challenger: Trained, release: Digest, refs: Any, plan: Sequence[Step], evidence: Pairs, tested: Backtest | None,
-        now: datetime, known: int,
-    ) -> None:  # fmt: skip
+    def _live_steps(self, plan: Sequence[Step], tested: Backtest | None) -> tuple[Step, ...]:
+        """The steps after the backtest; while harm is done, waiting costs too, so what is proven better skips the shadow."""
         rest = tuple(step for step in plan if step.stage != "backtest")
+        canary = tuple(step for step in rest if step.stage == "canary")
         proven = tested is not None and tested.judgement.verdict == "better"
-        if self.watch.alarmed and proven and any(step.stage == "canary" for step in rest):
-            # While harm is done, waiting costs too: what is proven better on unseen rows skips the shadow.
-            rest = tuple(step for step in rest if step.stage == "canary")
-        self.trial = Trial(
-            number=self.number,
-            challenger=challenger,
-            release=release,
-            steps=rest or (Step(stage="canary", share=0.5),),
-            started=known,
-            pairs=evidence,
-            live=evidence.cleared(),
-        )
-        self._tell_step(now, refs)
+        return (canary if self.watch.alarmed and proven else ()) or rest or (Step(stage="canary", share=_HALF),)
 
     def _tell_step(self, now: datetime, refs: Any = ()) -> None:
         trial = self.trial
@@ -385,7 +392,7 @@ class Life:
             roles={"challenger": (trial.release, step.share)},
         )
 
-    def _advance(self, tick: int, now: datetime) -> None:
+    def _advance(self, now: datetime) -> None:
         trial = self.trial
         if trial is None or not trial.live_rows:
             return
@@ -409,7 +416,7 @@ class Life:
             self._reject(now, trial.step.stage, verdict, judgement.sentence, numbers, settled=trial.champion_losses)
         elif move == "pass" and trial.last:
             moved(trial.step.stage, "pass", "champion")
-            self._promote(trial, judgement.sentence, numbers, now, tick)
+            self._promote(trial, judgement.sentence, numbers, now)
         elif move == "pass":
             moved(trial.step.stage, "pass", trial.steps[trial.at + 1].stage)
             trial.at += 1
@@ -418,7 +425,7 @@ class Life:
 
     # ------------------------------------------------------------ outcomes
 
-    def _promote(self, trial: Trial, sentence: str, numbers: Mapping[str, Any], now: datetime, tick: int) -> None:
+    def _promote(self, trial: Trial, sentence: str, numbers: Mapping[str, Any], now: datetime) -> None:
         self.counts["promoted"] += 1
         old, old_release, old_stop = self.champion, self.release, self.stop
         self.champion, self.release, self.stop = trial.challenger, trial.release, trial.started
@@ -531,10 +538,23 @@ class Life:
             }
         )
 
-    def _lived(self, seconds: float) -> Lived:
+    def _fresh_loss(self) -> Steps[float]:
+        """The first champion's mean loss over its first rows, whoever answered them in the end."""
+        stop = self.past.first + 1
+        while stop < self.past.until and self.past.rows(self.past.first, stop) < self.watch.books.warm:
+            stop += 1
+        yield from self.past.answered([self.first], self.past.first, stop)
+        losses = []
+        for tick in range(self.past.first, stop):
+            with suppress(StaytrueError):  # ticks that it could not answer say nothing of its loss
+                losses.append(self.past.losses(self.first, tick))
+        found = np.concatenate([np.empty(0), *losses])
+        return float(found.mean()) if len(found) else 0.0
+
+    def _lived(self, fresh_loss: float, seconds: float) -> Lived:
         return Lived(
             name=self.name,
-            first=self.first,
+            fresh_loss=fresh_loss,
             by_tick=self.by_tick,
             bad_days=len(self.bad),
             seconds=seconds,

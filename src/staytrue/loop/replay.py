@@ -7,6 +7,7 @@ Trainings are real and run once: what a recipe gave is found again, by this repl
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import cache
@@ -17,7 +18,6 @@ import numpy as np
 
 from staytrue.engines.process import ProcessPool
 from staytrue.kernel.canonical_json import canonical_json
-from staytrue.kernel.policy import Freshness
 from staytrue.kernel.policy import policy as named_policy
 from staytrue.kernel.release import Digest
 from staytrue.loop.chronicle import Chronicle
@@ -26,7 +26,7 @@ from staytrue.loop.jobs import drive
 from staytrue.loop.life import Life, Lived, mean_interval
 from staytrue.loop.past import Past
 from staytrue.settings import setting
-from staytrue.store.ledger import LIVE
+from staytrue.store.ledger import LIVE, Ref
 from staytrue.store.objects import digest
 
 __all__ = ["replay"]
@@ -60,20 +60,49 @@ def replay(
     past = Past.of(ctx, table, since=since, until=until)
     names = list(dict.fromkeys(policies))
     lines = {name: _line(ctx, past, name, live=name == live, moved_on=moved_on) for name in names}
-    with ProcessPool(ctx.store.work / "jobs", slots=int(setting("slots")) or None) as pool:
-        lived = drive({name: line.live() for name, line in lines.items()}, pool)
-    price = _fresh_price(past, lived[names[0]])
+    stories = {name: story for name, line in lines.items() if (story := _told(ctx, line.chronicle)) is not None}
+    fresh = {name: line.live() for name, line in lines.items() if name not in stories}
+    if fresh:
+        with ProcessPool(ctx.store.work / "jobs", slots=int(setting("slots")) or None) as pool:
+            lived = drive(fresh, pool)
+        stories |= {name: _tell(past, one, lines[name].chronicle) for name, one in lived.items()}
     return {
         "app": ctx.app.name,
         "since": past.ticks[past.first].part.since.isoformat(),
         "until": past.ticks[past.until - 1].part.until.isoformat(),
         "rows": sum(past.ticks[t].rows for t in range(past.first, past.until)),
-        "policies": [_document(past, lived[name], price) for name in names],
+        "policies": [stories[name]["result"] for name in names],
         "timeline": sorted(
-            (entry for name in names for entry in lived[name].timeline),
+            (entry for name in names for entry in stories[name]["timeline"]),
             key=lambda e: (e["at"], names.index(e["policy"])),
         ),
     }
+
+
+def _told(ctx: Context, chronicle: Chronicle) -> dict[str, Any] | None:
+    """The story of this very replay, if it was told to the end before: same code, rows, policy, settings and loop."""
+    ref = ctx.store.ledger.ref("replay", chronicle.run, app=ctx.app.name, timeline=chronicle.timeline)
+    if ref is None or not ctx.store.objects.has(ref.digest):
+        return None
+    story = json.loads(ctx.store.objects.get_document(ref.digest)["story"])
+    story["result"] |= {"trained": 0, "seconds": 0.0}
+    return dict(story)
+
+
+def _tell(past: Past, lived: Lived, chronicle: Chronicle) -> dict[str, Any]:
+    """Keep the story that was lived to its end, so that asking again costs nothing."""
+    story = {"result": _document(past, lived), "timeline": lived.timeline}
+    # As text: an id in a story that is bare in a document would be taken for an object that must be kept.
+    kept = past.ctx.store.objects.put_document({"kind": "replay", "story": canonical_json(story).decode()})
+    chronicle.tell(
+        "replayed",
+        f"Replayed {lived.name}: {lived.retrains} retrainings, {lived.promoted} promoted, {lived.rejected} rejected.",
+        at=past.ticks[past.until - 1].part.until,
+        body={"policy": lived.name, "run": chronicle.run},
+        refs=(Ref(kind="replay", name=chronicle.run, digest=kept),),
+    )
+    chronicle.write()
+    return story
 
 
 def _source(ctx: Context) -> str:
@@ -122,18 +151,7 @@ def _own_code() -> Digest:
     return digest(b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in files))
 
 
-def _fresh_price(past: Past, lived: Lived) -> float:
-    """What a row cost when the first champion was fresh: the unit of `retrain_cost`, one for all policies."""
-    losses: list[np.ndarray] = []
-    for tick in range(past.first, past.until):
-        losses.append(past.losses(lived.first, tick) if past.known(lived.first, tick) else np.empty(0))
-        if sum(map(len, losses)) >= Freshness().warm:
-            break
-    found = np.concatenate(losses)
-    return float(found.mean()) if len(found) else 0.0
-
-
-def _document(past: Past, lived: Lived, price: float) -> dict[str, Any]:
+def _document(past: Past, lived: Lived) -> dict[str, Any]:
     """One policy's line of the replay document."""
     ctx = past.ctx
     rows = np.concatenate([np.empty(0), *lived.losses])
@@ -149,7 +167,7 @@ def _document(past: Past, lived: Lived, price: float) -> dict[str, Any]:
         "promoted": lived.promoted,
         "rejected": lived.rejected,
         "bad_days": lived.bad_days,
-        "cost": round(float(rows.sum()) + lived.retrains * ctx.app.settings.retrain_cost * price, 6),
+        "cost": round(float(rows.sum()) + lived.retrains * ctx.app.settings.retrain_cost * lived.fresh_loss, 6),
         "seconds": round(lived.seconds, 2),
         "weekly": _weekly(past, lived),
     }

@@ -94,7 +94,9 @@ def answer(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
         objects, Digest(payload["model"]), payload["seal"], Path(payload["key"]).read_bytes(), app.loader
     )
     rows = [predictable(_part(payload["store"], part), spec) for part in payload["parts"]]
-    ticks: list[Any] = _together(app, model, rows) or [_alone(app, model, each) for each in rows]
+    ticks: Sequence[Any] | None = _together(app, model, rows)
+    if ticks is None:
+        ticks = [_alone(app, model, each) for each in rows]
     (outbox / "answers").write_bytes(msgspec.msgpack.encode(ticks))
     return {"file": "answers", "ticks": len(ticks)}
 
