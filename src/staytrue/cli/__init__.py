@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = next((a for a in arguments if not a.startswith("-")), None)
     parser = _parser()
     if verb not in VERBS:
-        parser.parse_args(arguments)  # --help, --version, or an error that lists the verbs
+        if verb is not None:
+            parser.error(f"no verb {verb!r}; there are {', '.join(VERBS)}. The verb comes first")
+        parser.parse_args(arguments)  # --help, --version, or an error
         parser.print_help()
         return 0 if not arguments else 2
     arguments.remove(verb)

@@ -75,7 +75,7 @@ def show_policies(screen: Screen, found: dict[str, Any]) -> None:
         [
             p["policy"],
             "" if p["loss"] is None else f"{p['loss']:.4g}",
-            f"{p['loss_interval'][0]:.4g} .. {p['loss_interval'][1]:.4g}",
+            f"{p['loss_interval'][0]:.4g} .. {p['loss_interval'][1]:.4g}" if p["loss_interval"] else "",
             p["retrains"],
             p["trained"],
             p["promoted"],

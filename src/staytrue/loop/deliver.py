@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from staytrue.engines.process import Job
-from staytrue.errors import Conflict, Corrupt, InvalidInput, Refused, StaytrueError
+from staytrue.errors import Conflict, Corrupt, StaytrueError
 from staytrue.kernel.duration import duration
 from staytrue.kernel.release import Digest, Release
 from staytrue.loop.context import Context
-from staytrue.loop.jobs import Steps, result_of
+from staytrue.loop.jobs import Steps, result_of, tells_of_the_job
 from staytrue.loop.past import Past
 from staytrue.loop.train import Trained, train
 from staytrue.loop.trial import inputs, pairs
@@ -250,11 +250,13 @@ def train_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Deliver
         What became of it (None: the champion is this code and this model already), and the training.
 
     Raises:
-        InvalidInput, Refused: as `train` and the answers of both releases; the event is in the log.
+        StaytrueError: as `train` and the answers of both releases; what tells of the job is in the log too.
     """
     try:
         return (yield from _trained_by_hand(ctx, past, now=now))
-    except (InvalidInput, Refused) as exc:
+    except StaytrueError as exc:
+        if not tells_of_the_job(exc):
+            raise
         note_failure(ctx, exc, timeline=LIVE)
         raise
 

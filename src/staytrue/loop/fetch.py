@@ -181,9 +181,15 @@ def _given(ctx: Context, spec: SourceSpec, windows: Sequence[Window], now: datet
     return frames.concat(found) if found else frames.to_rows({}, doing=f"read what {spec.name} gave")
 
 
+# It raised, was killed, died, ran out of memory or out of time.
+_SOURCE_FAILED = ("ST361", "ST362", "ST336", "ST337", "ST338", "ST339", "ST341")
+
+
 def _unavailable(spec: SourceSpec, exc: StaytrueError) -> StaytrueError:
-    if exc.code in ("ST361", "ST362"):
-        return Unavailable("ST621", f"Source {spec.name} failed: {exc.message}", source=spec.name, **exc.facts)
+    if exc.code in _SOURCE_FAILED:
+        return Unavailable(
+            "ST621", f"Source {spec.name} failed: {exc.message}", **{**exc.facts, "source": spec.name, "cause": exc.code}
+        )
     return exc
 
 

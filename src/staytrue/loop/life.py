@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from staytrue.errors import InvalidInput, Refused, StaytrueError
+from staytrue.errors import StaytrueError
 from staytrue.kernel.duration import duration
 from staytrue.kernel.policy import Decision, Known, Policy, Settings, decide
 from staytrue.kernel.release import Digest
@@ -163,8 +163,9 @@ class Life:
         stop = self._known_by(now, 0)
         try:
             self.first = self.champion = yield from train(self.ctx, inputs(self.past, *self._training_span(stop)))
-        except (InvalidInput, Refused) as exc:
-            note_failure(self.ctx, exc, timeline=TRAININGS)
+        except StaytrueError as exc:
+            if tells_of_the_job(exc):
+                note_failure(self.ctx, exc, timeline=TRAININGS)
             raise
         self.stop, self.decided_at = stop, now
         self._count_training(self.champion)

@@ -1,0 +1,46 @@
+"""Is it right now?"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from staytrue.kernel.health import health
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+WELL = {
+    "rows": 400,
+    "loss": 10.0,
+    "interval": (9.0, 11.0),
+    "fresh_loss": 10.0,
+    "alarms": (),
+    "looked_at": NOW,
+    "now": NOW,
+}
+
+
+def test_it_is_right_when_its_loss_is_what_it_was_when_fresh():
+    assert health(**WELL).state == "right"
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        ({"looked_at": None}, "nobody has looked"),
+        ({"looked_at": NOW - timedelta(days=10)}, "10 days ago"),
+        ({"rows": 0, "loss": None, "interval": None}, "0 labels"),
+        ({"fresh_loss": None}, "too few rows"),
+    ],
+)
+def test_without_evidence_it_is_unknown_and_never_right(seen, says):
+    found = health(**WELL | seen)
+    assert found.state == "unknown"
+    assert says in found.sentence
+
+
+@pytest.mark.parametrize(
+    "seen", [{"alarms": ("harm",)}, {"fresh_loss": 8.0}, {"alarms": ("harm",), "fresh_loss": None}]
+)
+def test_an_open_alarm_or_a_loss_surely_above_the_fresh_one_is_harm(seen):
+    assert health(**WELL | seen).state == "harmed"
