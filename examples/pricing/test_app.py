@@ -7,7 +7,13 @@ import pytest
 
 from staytrue import testing
 
-AFTER_THE_BOOKING = ["assigned_room_type", "booking_changes", "days_in_waiting_list", "country", "required_car_parking_spaces"]
+AFTER_THE_BOOKING = [
+    "assigned_room_type",
+    "booking_changes",
+    "days_in_waiting_list",
+    "country",
+    "required_car_parking_spaces",
+]
 
 
 @pytest.fixture(scope="module")

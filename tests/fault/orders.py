@@ -29,7 +29,9 @@ REPLAY = ("replay", "--policy", "payback", "--policy", "every:28d")
 class Order:
     """One `staytrue VERB --json ...` under way, in a session of its own. `id` is in the environment of all its processes."""
 
-    def __init__(self, app: Path, store: Path, verb: tuple[str, ...], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, app: Path, store: Path, verb: tuple[str, ...], environment: Mapping[str, str] | None = None
+    ) -> None:
         self.id = uuid.uuid4().hex
         self.verb = verb[0]
         self.process = subprocess.Popen(
@@ -127,7 +129,7 @@ class Witness:
         assert self.refs <= refs, "references were lost"
         if self.champion is not None:
             assert champion is not None, "the champion is gone"
-            assert champion.epoch > self.champion.epoch or champion == self.champion, "the champion changed without an event"
+            assert champion.epoch > self.champion.epoch or champion == self.champion, "the champion changed silently"
         self.events, self.refs, self.champion = events, refs, champion
 
     def heard(self, done: Done) -> None:

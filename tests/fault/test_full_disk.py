@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from orders import FETCH, REPLAY, TRAIN, Done, Order, Witness, run
+from orders import FETCH, REPLAY, TRAIN, Done, Witness, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,22 +49,21 @@ def fetched(prices: Path, fast_disk: Path) -> Path:
     ],
 )
 def test_a_failure_at_any_call_is_told_and_the_command_goes_on_later(
-    failing_io: Path, prices: Path, fetched: Path, verb: tuple[str, ...], fault: tuple[int, bool], only: str, growth: float
-) -> None:
+    *, failing_io: Path, prices: Path, fetched: Path, verb: tuple[str, ...], fault: tuple[int, bool], only: str, growth: float
+) -> None:  # fmt: skip
     expected = result(run(prices, Path(shutil.copytree(fetched, fetched.with_name("well"))), verb).well())
     told: Counter[str] = Counter()
     position, fired = 1, True
     while fired:
         store = Path(shutil.copytree(fetched, fetched.with_name(f"failing-{position}"), dirs_exist_ok=True))
         if verb is FETCH:
-            shutil.rmtree(store)
+            shutil.rmtree(store)  # the making of a store is a part of this one
         witness = Witness(store)
         mark = store.with_name("fired")
         mark.unlink(missing_ok=True)
         order = "\t".join([str(store), str(position), str(fault[0]), str(int(fault[1])), str(mark), only])
         first = run(prices, store, verb, LD_PRELOAD=str(failing_io), FAILING_IO=order)
         fired = mark.exists()
-        print(position, fired, first.exit_code, first.err[:200])
         assert_told(first)
         told[first.code] += fired
         if store.exists():
@@ -72,12 +71,11 @@ def test_a_failure_at_any_call_is_told_and_the_command_goes_on_later(
         second = run(prices, store, verb).well()
         witness.look()
         witness.heard(second)
-        # What was trained before the failure is not trained again: that is no part of what is compared.
-        assert result(second) == expected or (verb is TRAIN and first.exit_code == 0)
+        assert result(second) == expected
         shutil.rmtree(store)
         position = max(position + 1, int(position * growth))
-    print(verb[0], fault, only, dict(told), "last", position)
-    assert told.total() > (told[""] or 0)
+    # Some failures can be done without (a checkpoint comes later, remembered answers are a convenience); most are told.
+    assert told.total() > 2 * told[""]
 
 
 def result(done: Done) -> object:
@@ -100,21 +98,21 @@ def assert_told(done: Done) -> None:
 def small_disk(place: Path, kilobytes: int) -> Iterator[Path]:
     """A file system of its own, with so much room."""
     place.mkdir()
-    mount = shutil.which("mount")
-    made = mount and subprocess.run([mount, "-t", "tmpfs", "-o", f"size={kilobytes}k", "staytrue-test", place], check=False)
-    if not made or made.returncode != 0:
+    if not system("mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "staytrue-test", place):
         pytest.skip("mounting a small tmpfs is not allowed here (it takes root)")
     try:
         yield place
     finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
+        assert system("umount", "--lazy", place)
 
 
-def grow(disk: Path, kilobytes: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", disk], check=True)
+def system(tool: str, *arguments: str | Path) -> bool:
+    """Whether a tool of the system is there and did what it was asked."""
+    found = shutil.which(tool)
+    return found is not None and subprocess.run([found, *arguments], check=False, capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("room", [700, *(pytest.param(room, marks=LONG) for room in range(60, 2600, 160))])
+@pytest.mark.parametrize("room", [1800, *(pytest.param(room, marks=LONG) for room in range(60, 2500, 160))])
 def test_a_replay_on_a_disk_too_small_goes_on_when_there_is_room(tmp_path: Path, prices: Path, room: int) -> None:
     with small_disk(tmp_path / "disk", room) as disk:
         store = disk / "store"
@@ -124,11 +122,10 @@ def test_a_replay_on_a_disk_too_small_goes_on_when_there_is_room(tmp_path: Path,
             done = run(prices, store, verb)
             assert_told(done)
             if done.exit_code != 0:
-                grow(disk, 64_000)
+                assert system("mount", "-o", "remount,size=64000k", disk)
                 witness.look()
                 story.append(done)
                 done = run(prices, store, verb).well()
             witness.look()
             witness.heard(done)
-        print(room, [(done.verb, done.code) for done in story])
-        assert story or room > 2000, "there was room enough: nothing was shown"
+        assert story, "there was room enough: nothing was shown"

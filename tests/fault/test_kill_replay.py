@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 from orders import FETCH, REPLAY, TRAIN, Done, Order, Witness, run
@@ -43,12 +43,12 @@ def test_a_replay_killed_at_any_moment_goes_on(tmp_path: Path, prices: Path, kil
         try:
             story.lived(left, life_s, undisturbed)
         except BaseException:
-            print(f"seed {seed}, after {kills - left} kills and {story.hit}")
+            print(f"seed {seed}, after {kills - left} kills and {story.hit}")  # noqa: T201 - to repeat it with
             raise
         left -= story.hit.total()
         hit += story.hit + Counter(stores=1)
         shutil.rmtree(story.store)
-    print(f"killed: {hit}; {time.monotonic() - began:.0f} s")
+    print(f"killed: {hit}; {time.monotonic() - began:.0f} s")  # noqa: T201 - the figures to publish
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Neighbour:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work)
 
-    def __enter__(self) -> Neighbour:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -133,7 +133,7 @@ class Neighbour:
         self._thread.join()
 
     def _work(self) -> None:
-        verb = FETCH
+        verb: tuple[str, ...] = FETCH
         while not self._stop.is_set():
             self._done.append(run(self._app, self._store, verb))
             verb = self._source.choice([FETCH, TRAIN, REPLAY, OTHER_POLICIES])

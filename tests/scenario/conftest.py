@@ -47,7 +47,7 @@ def between(since, until):
     return ROWS[(ROWS["at"] >= since) & (ROWS["at"] < until)]
 '''
 
-SHOP = '''
+SHOP = """
 from shop_history import between
 
 import numpy as np
@@ -71,7 +71,7 @@ def fit(sales):
 @app.predict(metric="mae", segments=["city"])
 def quote(model, rows):
     return np.polyval(model, rows["size"])
-'''
+"""
 """A whole app, which needs no library beyond those that staytrue needs."""
 
 SINCE, HALF, UNTIL = "2026-01-01", "2026-05-31", "2026-07-20"

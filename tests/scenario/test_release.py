@@ -10,7 +10,7 @@ import pytest
 from staytrue import testing
 from staytrue.store.models import Golden
 
-WARM = '''
+WARM = """
 from shop_history import between
 
 from staytrue import App
@@ -31,7 +31,7 @@ def fit(sales, previous):
 @app.predict(metric="mae")
 def quote(model, rows):
     return [model] * len(rows)
-'''
+"""
 
 
 def train_now(shop):
@@ -210,7 +210,9 @@ def test_a_revert_takes_exactly_the_named_axes_and_its_golden_rows_hold(two_rele
     assert made["parents"] == [new]
     # Golden answers were given twice by the mixture itself; where code and model are the old ones, they are the old answers.
     store = shop.store
-    golden = {n: Golden.from_document(store.objects.get_document(r["golden"])) for n, r in {"made": made, **was}.items()}
+    golden = {
+        n: Golden.from_document(store.objects.get_document(r["golden"])) for n, r in {"made": made, **was}.items()
+    }
     store.close()
     assert len(golden["made"].answers) == 32
     assert golden["made"] == golden["old" if "model" in taken else "new"]

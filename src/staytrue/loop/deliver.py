@@ -161,8 +161,8 @@ def deliver(
     if _epoch(ctx) != epoch:
         raise Conflict(
             "ST641",
-            f"Release {id_[:8]} is kept, but was not delivered: there is another champion since it was begun. The same command again "
-            "holds it against that one.",
+            f"Release {id_[:8]} is kept, but was not delivered: there is another champion since it was begun. "
+            "The same command again holds it against that one.",
             release=id_,
         )
     if champion is None or now_says:
@@ -289,16 +289,14 @@ def _trained_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Deli
     if champion is None or now:
         return (yield from deliver(ctx, release, refs, past, kind="trained", now_says=says, epoch=epoch)), trained
     if trained.model == champion.release.model:
-        return (yield from _new_code(ctx, champion, release, refs, past, epoch)), trained
+        return (yield from _new_code(ctx, champion, release, refs, past, epoch=epoch)), trained
     held_out, servers = yield from _without_newest(ctx, champion, past)
-    done = yield from deliver(
-        ctx, release, refs, past, kind="trained", held_out=held_out, servers=servers, epoch=epoch
-    )
+    done = yield from deliver(ctx, release, refs, past, kind="trained", held_out=held_out, servers=servers, epoch=epoch)
     return done, trained
 
 
 def _new_code(
-    ctx: Context, champion: KeptRelease, release: Release, refs: tuple[Ref, ...], past: Past, epoch: int
+    ctx: Context, champion: KeptRelease, release: Release, refs: tuple[Ref, ...], past: Past, *, epoch: int
 ) -> Steps[Delivered]:
     """The champion's model under other code: what answers the golden rows alike needs no trial, what does not gets one."""
     golden = yield from golden_of(ctx, replace(release, golden=None))
@@ -310,9 +308,10 @@ def _new_code(
         if models.answers_equal(old.answers, new.answers) is None:
             says = "other code, the same model and the same golden answers"
     held_out = past.back(past.until, ctx.app.settings.holdout, not_before=0)
-    return (
-        yield from deliver(ctx, release, refs, past, kind="trained", held_out=held_out, now_says=says, epoch=epoch)
-    )
+    done = yield from deliver(
+        ctx, release, refs, past, kind="trained", held_out=held_out, now_says=says, epoch=epoch
+    )  # fmt: skip
+    return done
 
 
 def _without_newest(ctx: Context, champion: KeptRelease, past: Past) -> Steps[tuple[int, tuple[Trained, Trained]]]:

@@ -284,8 +284,10 @@ class Past:
 
 
 def _remember(data: bytes, place: Path) -> None:
-    """Remembered answers are a convenience: they may be deleted at any time, so they are renamed into place but not fsynced, and
-    a disk that does not take them stops nobody."""
+    """Keep answers for the next time, if the disk takes them.
+
+    They are a convenience and may be deleted at any time: renamed into place but not fsynced, and a full disk stops nobody.
+    """
     temporary = place.with_name(f"{place.name}.{os.getpid()}.{uuid.uuid4().hex}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -102,19 +102,33 @@ def answer(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
 
 
 def _together(app: App, model: Any, ticks: Sequence[frames.Rows]) -> list[list[Any]] | None:
-    """All ticks answered in one call, which is many times cheaper; None when a tick by itself is answered otherwise.
+    """All ticks answered in one call, which is many times cheaper; None when in other company a tick is answered otherwise.
 
-    A function that looks at the rows around a row (a rank, a scaling by the batch) would here see rows of later ticks. So the first
-    and the last tick are asked alone too, and any difference sends all of them back to be answered one by one.
+    A function that looks at the rows around a row (a rank, a gap filled with the mean of the batch) would here see rows of later
+    ticks. So every tick is asked again among half of the others, the first and the last alone, and any difference sends all of them
+    back to be answered one by one. Asking two ticks alone is not enough: they may have no gap to fill.
     """
+    if len(ticks) == 1:
+        return None
+    every = range(len(ticks))
+    companies = {tuple(company) for company in (every[0::2], every[1::2], every[:1], every[-1:])}
     try:
-        answers = checked_answers(app, model, _frame(app, frames.concat(ticks)), sum(t.num_rows for t in ticks))
-        bounds = np.cumsum([0, *(t.num_rows for t in ticks)]).tolist()
-        cut = [answers[a:b] for a, b in pairwise(bounds)]
-        same = all(models.answers_equal(cut[i], _answers(app, model, ticks[i])) is None for i in (0, -1))
+        found = _asked_at_once(app, model, ticks)
+        same = all(
+            models.answers_equal(found[i], again) is None
+            for company in companies
+            for i, again in zip(company, _asked_at_once(app, model, [ticks[i] for i in company]), strict=True)
+        )
     except StaytrueError:
         return None
-    return cut if same else None
+    return found if same else None
+
+
+def _asked_at_once(app: App, model: Any, ticks: Sequence[frames.Rows]) -> list[list[Any]]:
+    """Each tick's answers from one call with the rows of all of them."""
+    answers = _answers(app, model, frames.concat(ticks))
+    bounds = np.cumsum([0, *(t.num_rows for t in ticks)]).tolist()
+    return [answers[a:b] for a, b in pairwise(bounds)]
 
 
 def _alone(app: App, model: Any, rows: frames.Rows) -> list[Any] | dict[str, Any]:

@@ -71,7 +71,7 @@ def train(ctx: Context, inputs: Mapping[str, Table], *, previous: Digest | None 
         outcome = (yield [_job(ctx, recipe, recipe_id, inputs, manifests)])[0]
         known = ctx.store.model_of(recipe_id)  # another policy may have asked for the same training, and was first
         if known is None:
-            known, ran = _keep(ctx, recipe_id, outcome, refs, rows, times), True
+            known, ran = _keep(ctx, recipe_id, outcome, refs, rows, times=times), True
     model, event = known
     return Trained(
         code=ctx.code,
@@ -113,7 +113,7 @@ def _job(
 
 
 def _keep(
-    ctx: Context, recipe_id: Digest, outcome: Outcome, refs: tuple[Ref, ...], rows: int, times: int
+    ctx: Context, recipe_id: Digest, outcome: Outcome, refs: tuple[Ref, ...], rows: int, *, times: int
 ) -> tuple[Digest, Any]:
     """Objects first, durable; then one ledger row that makes the model exist.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import numpy as np
 
@@ -188,7 +189,11 @@ def backtest(
 
 
 def inputs(past: Past, start: int, stop: int) -> dict[str, Table]:
-    """Source -> rows to train on: the labelled source from tick `start` to `stop`, others up to the same moment."""
+    """Source -> rows to train on: the labelled source from tick `start` to `stop`, others up to the same moment.
+
+    Of a snapshot source it is the newest snapshot that was taken by then, and in a training on all that is known the newest.
+    Limit: before the first snapshot was taken a replay uses that one: how the catalogue looked earlier is not on file.
+    """
     until = past.ticks[stop - 1].part.until
     since = past.ticks[start].part.since
     found = {}
@@ -197,8 +202,17 @@ def inputs(past: Past, start: int, stop: int) -> dict[str, Table]:
             found[name] = past.window(start, stop)
         else:
             other = past.ctx.store.table(name, app=past.ctx.app.name).table
-            found[name] = tables.window(past.ctx.store.objects, other, since, until)
+            if past.ctx.app.sources[name].spec.snapshot:
+                found[name] = _newest_snapshot(past, other, None if stop == len(past.ticks) else until)
+            else:
+                found[name] = tables.window(past.ctx.store.objects, other, since, until)
     return found
+
+
+def _newest_snapshot(past: Past, table: Table, by: datetime | None) -> Table:
+    taken = [part for part in table.parts if by is None or part.since <= by]
+    part = taken[-1] if taken else table.parts[0]
+    return tables.append(tables.empty(past.ctx.app.sources[table.source].spec), part)
 
 
 def _starts(past: Past, window: str, stop: int) -> dict[str, int]:

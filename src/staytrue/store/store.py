@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -44,13 +44,16 @@ class KeptRelease:
     id: Digest
     release: Release
 
-    def model(self) -> Any:
-        """The model, loaded by its own code's hooks when the app has them; refused when this store did not seal it.
+    def model(self, loader: Callable[[bytes], Any] | None = None) -> Any:
+        """The model, loaded into this process; refused when this store did not seal it.
+
+        Args:
+            loader: the app's `@app.load`, for a model that its `@app.save` wrote: `release.model(app.loader)`.
 
         Raises:
-            Refused, Corrupt: as `models.load`.
+            InvalidInput: ST316, it was written by `@app.save` and there is no loader. Refused, Corrupt: as `models.load`.
         """
-        return self.store.model(self.release.model)
+        return self.store.model(self.release.model, loader)
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{k} {v:.4g}" for k, v in self.release.scores.items()) or "no scores"
@@ -230,8 +233,8 @@ class Store:
             model=model,
         )
 
-    def model(self, model: str, loader: Any = None) -> Any:
-        """The model with this digest, loaded into this process."""
+    def model(self, model: str, loader: Callable[[bytes], Any] | None = None) -> Any:
+        """The model with this digest, loaded into this process, by `loader` when the app's `@app.save` wrote it."""
         return models.load(self.objects, Digest(model), self.seal_of(model), self.key, loader)
 
     def traffic(self, since: datetime | None = None, until: datetime | None = None) -> Sequence[Mapping[str, Any]]:

@@ -8,7 +8,10 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
+from staytrue.cli.replay import draw
+from staytrue.cli.screen import Screen
 from staytrue.dashboard.chart import replay_chart
+from staytrue.errors import Unavailable
 
 SVG = "{http://www.w3.org/2000/svg}"
 BEGIN = datetime(2016, 7, 4, tzinfo=UTC)
@@ -154,3 +157,17 @@ def test_it_loads_nothing_and_runs_nothing():
 
     assert "prefers-color-scheme:dark" in svg
     assert not any(word in svg for word in ("<script", "@import", "url(", "href"))
+
+
+def test_the_chart_is_written_where_it_is_wanted(tmp_path):
+    found = document([policy("payback", [1, 2])])
+
+    draw(Screen(as_json=True), found, str(tmp_path / "replay.svg"))
+    draw(Screen(as_json=True), found, None)
+
+    assert [file.read_text(encoding="utf-8") for file in tmp_path.iterdir()] == [replay_chart(found)]
+
+
+def test_a_chart_that_cant_be_written_is_our_error(tmp_path):
+    with pytest.raises(Unavailable, match="ST403"):
+        draw(Screen(as_json=True), document([policy("payback", [1])]), str(tmp_path / "no" / "folder.svg"))
