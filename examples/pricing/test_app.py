@@ -1,4 +1,4 @@
-"""What must hold of a quote, whatever model gives it: `pytest` in this folder. Real bookings, the real loop, a clock of its own."""
+"""What must hold of a quote, whatever model gives it: `pytest` in this folder. Real bookings, the real loop."""
 
 import math
 from pathlib import Path

@@ -111,8 +111,9 @@ class App:
             label: the column to predict; a null means: not known yet. Exactly one source of an app has one.
             every: how often new rows come; also the length of one part.
             label_after: how long after `time` the label is known.
-            features: the columns that training and predictions may see; all but time, key and label when left out... unless
-                they are listed here. Columns known only after the fact must not be among them.
+            features: the columns that training and predictions see; training sees the label too. Left out: every column but time
+                and key (a source without label keeps them, to be joined by). What is known only after the fact must not be
+                among them; time is, when it is listed.
             snapshot: the function takes no argument and gives everything as of now.
 
         Raises:

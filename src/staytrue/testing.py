@@ -1,4 +1,4 @@
-"""Testing: an app on a bench, for its own tests. The real loop in a store that lasts as long as the test, on a clock that the test sets.
+"""Testing: an app on a bench, for its own tests. The real loop, in a store of its own, on a clock that the test sets.
 
     from pathlib import Path
     from staytrue import testing
@@ -35,7 +35,7 @@ from staytrue.loop.fetch import Fetched, fetch
 from staytrue.loop.jobs import drive
 from staytrue.loop.past import Past
 from staytrue.loop.replay import replay
-from staytrue.loop.tasks import checked_answers, predictable
+from staytrue.loop.tasks import checked_answers
 from staytrue.store import frames
 from staytrue.store.ledger import LIVE, Event
 from staytrue.store.store import KeptRelease, Store
@@ -141,7 +141,7 @@ class Bench:
             source: only this one. By default all are asked, the labelled one last.
 
         Returns:
-            What the source brought (without `source`: the last of them), windows in quarantine and breaches of the contract included.
+            What the source brought (without `source`: the last of them), quarantine and breaches of the contract included.
 
         Raises:
             Unavailable: ST621, the source raised. InvalidInput: ST622, it gave no rows at all.
@@ -185,8 +185,8 @@ class Bench:
             release: the beginning of a release's id; by default the champion.
 
         Raises:
-            NotFound: ST703, there is no champion yet. InvalidInput: ST207, a feature is missing or of another type; ST303 to ST306,
-            the answers are not one finite value a row.
+            NotFound: ST703, there is no champion yet. InvalidInput: ST207, a feature is missing or of another type; ST303 to
+            ST306, the answers are not one finite value a row.
         """
         kept = self.release(release)
         spec = self._labelled().spec
@@ -196,15 +196,9 @@ class Bench:
         return checked_answers(self.app, model, frame, given.num_rows)
 
     def _as_served(self, rows: frames.Rows, spec: SourceSpec) -> frames.Rows:
-        schema = self.store.table(spec.name, app=self.app.name).table.schema
-        optional = {spec.time, spec.key, spec.label} - set(spec.features or ())
-        if spec.features is not None:
-            optional |= {name for name, _ in schema if name not in spec.features}
-        wanted = tuple((name, kind) for name, kind in schema if name in rows.column_names or name not in optional)
-        conformed = frames.conform(rows, wanted)
-        if spec.features is not None:
-            return frames.select(conformed, list(spec.features))
-        return frames.drop(conformed, [spec.label]) if spec.label in conformed.column_names else conformed
+        types = dict(self.store.table(spec.name, app=self.app.name).table.schema)
+        seen = spec.features or [name for name in types if name not in {spec.time, spec.key, spec.label}]
+        return frames.conform(rows, tuple((name, types[name]) for name in seen))
 
     def replay(
         self,
@@ -215,7 +209,7 @@ class Bench:
     ) -> dict[str, Any]:
         """Live through what was fetched, once per policy: the document that `staytrue replay --json` prints.
 
-        The first policy's story is the app's own when it has none yet: its last champion is `release()`, its events are in `log()`.
+        The first policy's story is the app's own when it has none yet: its last champion is `release()`, its events are `log()`.
 
         Args:
             policies: such as `payback`, `never`, `every:7d`; `app` is the app's own function.

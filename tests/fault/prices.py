@@ -30,6 +30,7 @@ def one_day(day):
         {
             "id": day.toordinal() * 100 + np.arange(15),
             "at": day + pd.to_timedelta(np.arange(15), unit="h"),
+            "day": day.toordinal(),
             "size": size,
             "price": slope * size + random.normal(0, 0.5, 15),
         }
@@ -39,7 +40,7 @@ def one_day(day):
 @app.train
 def fit(sales):
     if "FAULT_JOURNAL" in os.environ:
-        line = f"{os.environ['FAULT_ORDER']} {sales['at'].min():%Y-%m-%d} {sales['at'].max():%Y-%m-%d}\n"
+        line = f"{os.environ['FAULT_ORDER']} {sales['day'].min()} {sales['day'].max()}\n"
         with Path(os.environ["FAULT_JOURNAL"]).open("a") as journal:
             journal.write(line)
     return np.polyfit(sales["size"], sales["price"], 1).tolist()

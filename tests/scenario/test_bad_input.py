@@ -31,7 +31,8 @@ def good(since, until):
     for day in range((until - since).days):
         at = since + timedelta(days=day)
         for n in range(20):
-            yield {"at": at + timedelta(minutes=n), "id": f"{at:%Y%m%d}-{n}", "size": n % 5 + 0.5, "n": n, "rate": 10.0 + 2 * (n % 5)}
+            size = n % 5
+            yield {"at": at + timedelta(minutes=n), "id": f"{at:%Y%m%d}-{n}", "size": size + 0.5, "n": n, "rate": 10.0 + 2 * size}
 
 
 @app.data(time="at", key="id", label="rate", every="1d", features=["size", "n"])
@@ -303,11 +304,7 @@ def test_a_damaged_object_is_named_by_verify_and_never_read_as_if_it_were_whole(
     shutil.copytree(kept, tmp_path / "shop")
     store = open_store(tmp_path / "shop" / "store")
     part = store.table("sales").table.parts[0].object
-    file = next(
-        p
-        for p in (tmp_path / "shop" / "store").rglob("*")
-        if p.is_file() and p.parent.name + p.name == part or p.name == part[2:]
-    )
+    (file,) = (p for p in (tmp_path / "shop" / "store").rglob("*") if part in {p.name, p.parent.name + p.name})
     file.chmod(0o644)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
@@ -433,7 +430,7 @@ def quote(model, rows):
         ("    return 1\n", "    return 1\n\nraise SystemExit(1)\n", InvalidInput, "ST115"),
     ],
 )
-def test_an_app_that_is_written_wrong_is_told_where(tmp_path, monkeypatch, old, new, error, code):
+def test_an_app_that_is_written_wrong_is_told_where(tmp_path, monkeypatch, *, old, new, error, code):
     assert APP.count(old) == 1
     (tmp_path / "app.py").write_text(APP.replace(old, new))
     monkeypatch.setattr(sys, "path", list(sys.path))

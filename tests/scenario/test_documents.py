@@ -130,8 +130,8 @@ def test_log_and_show_tell_the_same_story(lived):
 
     assert deployed.keys() >= {"seq", "id", "app", "timeline", "at", "recorded_at", "kind", "sentence", "body", "hash"}
     assert release.keys() >= {
-        "kind", "id", "app", "code", "training_code", "env", "tables", "params", "seed", "model", "recipe", "as_trained", "golden",
-        "scores", "parents", "events",
+        "kind", "id", "app", "code", "training_code", "env", "tables", "params", "seed", "model", "recipe", "as_trained",
+        "golden", "scores", "parents", "events",
     }  # fmt: skip
     assert (release["kind"], release["id"]) == ("release", deployed["body"]["release"])
     assert event["sentence"] == deployed["sentence"]

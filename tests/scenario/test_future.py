@@ -21,13 +21,13 @@ app.policy(holdout=40, trial="shadow:20, canary:50%", watch_rows=60, retrain_cos
 
 
 def cheated(answers, labels, rows):
-    # Row by row: when it happened, against the moment at which the youngest label that the model was trained on came to be known.
+    # Row by row: when it happened, against the moment at which the model's youngest label came to be known.
     seen = pd.to_datetime(np.asarray(answers), unit="s", utc=True)
     begun = rows["at"].dt.floor("1D")
     return np.maximum(0.0, (pd.DatetimeIndex(seen) - pd.DatetimeIndex(begun)) / timedelta(days=1)) + (labels == 0) * 0.0
 
 
-@app.data(time="at", key="id", label="y", every="1d", label_after=LABEL_AFTER)
+@app.data(time="at", key="id", label="y", every="1d", label_after=LABEL_AFTER, features=["at"])
 def rows(since, until):
     stamps = [(d, n) for d in range((until - since).days) for n in range(20)]
     at = [since + timedelta(days=d, minutes=n) for d, n in stamps]
@@ -59,7 +59,7 @@ def test_no_answer_comes_from_a_model_that_saw_a_label_before_it_was_known(bench
 
 
 def test_the_spy_finds_a_model_that_has_seen_too_much(bench_of):
-    """The same spy with a label that is said to be known at once, but counted as known three days later: so the spy can see at all."""
+    """Labels are said to be known at once, and counted as known three days later: so the spy can see at all."""
     with bench_of(SPY.replace("label_after=LABEL_AFTER", 'label_after="0s"')) as bench:
         bench.fetch("2026-01-01", "2026-03-01")
         (lived,) = bench.replay(["every:3d"], since="2026-01-15")["policies"]
@@ -85,9 +85,10 @@ def noise(key):
     return int.from_bytes(blake2b(key.encode(), digest_size=4).digest(), "big") / 2**32
 
 
-@app.data(time="at", key="id", label="y", every="1d", label_after="1d")
+@app.data(time="at", key="id", label="y", every="1d", label_after="1d", features=["id"])
 def rows(since, until):
-    stamps = [(since + timedelta(days=d, minutes=n), n) for d in range((until - since).days) for n in range(20)]
+    days = range((until - since).days)
+    stamps = [(since + timedelta(days=d, minutes=n), n) for d in days for n in range(20)]
     return [{"at": at, "id": f"{at:%m%d}-{n}", "y": noise(f"{at:%m%d}-{n}")} for at, n in stamps]
 
 
@@ -108,7 +109,7 @@ def test_noise_is_predicted_no_better_than_by_chance(bench_of):
         bench.fetch("2026-01-01", "2026-04-11")
         story = bench.replay(["every:2d", "never"], since="2026-01-21")
 
-    # |y - 1/2| of a uniform y is 1/4 in the mean, with a standard deviation of 1/(4 sqrt 3): 3 standard errors over 1,600 rows are .011.
+    # |y - 1/2| of a uniform y has mean 1/4 and standard deviation 1/(4 sqrt 3): 3 standard errors over 1,600 rows are .011.
     for lived in story["policies"]:
         assert abs(lived["loss"] - 0.25) < 0.011, lived
     assert story["policies"][0]["retrains"] > 2
@@ -132,7 +133,9 @@ def rows(since, until):
         at = since + timedelta(days=d)
         # Every third day has gaps; the value on a day is the number of the day.
         day = (at - at.replace(month=1, day=1)).days
-        found += [{"at": at + timedelta(minutes=n), "id": f"{at:%m%d}-{n}", "x": None if day % 3 == 1 and n % 2 else float(day), "y": float(day)} for n in range(20)]
+        for n in range(20):
+            x = None if day % 3 == 1 and n % 2 else float(day)
+            found.append({"at": at + timedelta(minutes=n), "id": f"{at:%m%d}-{n}", "x": x, "y": float(day)})
     return found
 
 

@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
-from staytrue import testing
-
-POLICY_FIELDS = {
-    "policy", "loss", "loss_interval", "retrains", "trained", "promoted", "rejected", "bad_days", "cost", "seconds",
-}  # fmt: skip
-
 
 def timeline(document) -> bytes:
     return json.dumps(document["timeline"]).encode()

@@ -88,7 +88,7 @@ def test_training_and_answers_get_the_frame_that_the_annotation_says(bench_of, l
         answers = bench.answers([{"at": bench.now, "id": "x", "size": 1.5, "city": "porto", "n": 1}])
 
     assert training.model["kind"] == library
-    assert training.model["columns"] == ["at", "city", "id", "n", "rate", "size"]
+    assert training.model["columns"] == ["city", "n", "rate", "size"]
     assert answers == [10.0]
 
 
@@ -101,7 +101,7 @@ app = App("shop")
 app.policy(holdout=40, trial="backtest, shadow:20", watch_rows=0)
 
 
-@app.data(time="at", key="id", label="rate")
+@app.data(time="at", key="id", label="rate", features=["at", "n"])
 def sales(since, until):
     days = range((until - since).days)
     stamp = lambda d, n: since + timedelta(days=d, minutes=n)
@@ -121,7 +121,8 @@ def catalogue():
 
 @app.train
 def fit(sales, weather, catalogue):
-    return {"sales": str(sales["at"].max()), "weather": str(weather["day"].max()), "skus": sorted(catalogue["sku"]), "days": len(weather)}
+    newest = {"sales": str(sales["at"].max()), "weather": str(weather["day"].max())}
+    return {**newest, "skus": sorted(catalogue["sku"]), "days": len(weather)}
 
 
 @app.predict(metric="mae")

@@ -51,7 +51,8 @@ def test_a_users_own_policy_decides_and_its_words_are_in_the_log(bench_of):
 
 def when_five_hundred(known):
     assert known.now.tzinfo is not None
-    return Decision(retrain=known.rows_since >= 500, why=f"{known.rows_since} rows are waiting", numbers={"rows": known.rows_since})
+    waiting = known.rows_since
+    return Decision(retrain=waiting >= 500, why=f"{waiting} rows are waiting", numbers={"rows": waiting})
 
 
 app.policy(when_five_hundred)

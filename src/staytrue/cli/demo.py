@@ -11,7 +11,7 @@ from staytrue.cli.fetch import fetched
 from staytrue.cli.new import make, templates
 from staytrue.cli.replay import draw, show_policies, show_timeline
 from staytrue.cli.screen import Screen
-from staytrue.errors import Unavailable
+from staytrue.errors import Conflict, Unavailable
 from staytrue.loop.context import open_context
 from staytrue.loop.replay import replay
 
@@ -52,7 +52,15 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         )
     policies = [ctx.app.settings.retrain, "never", "every:7d", "every:28d"]
     with screen.bars() as bars:
-        lived = replay(ctx, policies, since=first, until=end, live=policies[0], moved_on=bars.moved)
+        try:
+            lived = replay(ctx, policies, since=first, until=end, live=policies[0], moved_on=bars.moved)
+        except Conflict as exc:
+            raise Conflict(
+                "ST138",
+                f"{store} holds the story of another version of this app or of staytrue, and what happened is never written anew. "
+                "Give another --dir, or delete that folder.",
+                store=store,
+            ) from exc
     screen.document(lived)
     draw(screen, lived, args.chart)
     screen.say(f"\nWhat happened under the policy {policies[0]} (loss = mean absolute error of a quote, in euros):\n")

@@ -59,7 +59,7 @@ class Screen:
     def say(self, text: str = "", *, style: str | None = None) -> None:
         """A line of the result, for a person."""
         if not self.as_json:
-            self.out.print(text, style=style, markup=False)
+            self.out.print(text, style=style, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line that is no result: what goes on, what to do next."""
@@ -85,13 +85,18 @@ class Screen:
         """A line of a story."""
         if self.as_json:
             return
+        named = kind.replace("_", " ")
+        if not self.out.is_terminal:
+            # One event, one line: so that a pipe can be searched.
+            self.out.print(f"{at} {named:<11} {f'{who:<9} ' if who else ''}{sentence}", markup=False, soft_wrap=True)
+            return
         table = Table.grid(padding=(0, 1))
         table.add_column(width=10)
         table.add_column(width=11, style=COLOURS.get(kind, "default"))
         if who:
             table.add_column(width=9, style="dim")
         table.add_column(overflow="fold")
-        cells = [at, kind.replace("_", " "), *([who] if who else []), sentence]
+        cells = [at, named, *([who] if who else []), sentence]
         table.add_row(*cells)
         self.out.print(table)
 

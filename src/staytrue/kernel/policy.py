@@ -237,8 +237,6 @@ class Settings:
     """Shortest time between two retrainings; doubles with each trial in a row that brought no promotion."""
     budget: int = 24
     """Most retrainings a day."""
-    approve: bool = False
-    interactive: bool = False
     timeout: str = "1h"
     """Deadline of one training."""
     memory_mb: int | None = None

@@ -1,1 +1,4 @@
-"""What happens, in order: fetch, train, trial, deliver, watch. Each step reads the ledger, asks the kernel, acts, writes down why."""
+"""What happens, in order: fetch, train, trial, deliver, watch.
+
+Each step reads the ledger, asks the kernel, acts, and writes down why.
+"""

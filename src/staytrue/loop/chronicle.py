@@ -18,8 +18,8 @@ __all__ = ["Chronicle"]
 class Chronicle:
     """One timeline's story, written down entry by entry; a tick's entries become one transaction.
 
-    Keys are made of the run (all that the story depends on) and a count, so the same story told again, after a crash or on purpose,
-    finds its events already there and changes nothing.
+    Keys are made of the run (all that the story depends on) and a count, so the same story told again, after a crash or on
+    purpose, finds its events already there and changes nothing.
     """
 
     ctx: Context

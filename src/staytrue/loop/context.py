@@ -14,6 +14,7 @@ from staytrue.kernel.release import Digest
 from staytrue.settings import setting
 from staytrue.store import code as code_store
 from staytrue.store import env as env_store
+from staytrue.store import models
 from staytrue.store.store import Store, open_store
 
 __all__ = ["Context", "open_context"]
@@ -60,7 +61,7 @@ def open_context(app: str | None = None, store: str | Path | None = None) -> Con
     opened = open_store(store)
     snapshot = code_store.snapshot(opened.objects, file.parent, entry=file.name)
     tree = code_store.checkout(opened.objects, snapshot.id, opened.work / "code" / snapshot.id)
-    assert opened.key
+    models.store_key(opened.root)  # made here, before jobs that may run side by side ask for it
     return Context(
         app=loaded,
         store=opened,

@@ -188,7 +188,9 @@ _SOURCE_FAILED = ("ST361", "ST362", "ST336", "ST337", "ST338", "ST339", "ST341")
 def _unavailable(spec: SourceSpec, exc: StaytrueError) -> StaytrueError:
     if exc.code in _SOURCE_FAILED:
         return Unavailable(
-            "ST621", f"Source {spec.name} failed: {exc.message}", **{**exc.facts, "source": spec.name, "cause": exc.code}
+            "ST621",
+            f"Source {spec.name} failed: {exc.message}",
+            **{**exc.facts, "source": spec.name, "cause": exc.code},
         )
     return exc
 
@@ -280,7 +282,7 @@ class _Kept:
         return Breach(
             code="ST623",
             column=self.spec.time,
-            sentence=f"{count} of {rows.num_rows} rows lie outside what was asked for, {_span(self.windows)}; they were left out.",
+            sentence=f"{count} of {rows.num_rows} rows lie outside {_span(self.windows)}; they were left out.",
             likely="the source ignores since or until",
             severity="warn",
             facts={"rows": count},
@@ -313,7 +315,8 @@ class _Kept:
             key=f"fetched:{self.spec.name}:{self.base}",
             at=self.now,
             kind="fetched",
-            sentence=f"Fetched {fetched.rows:,} rows of {self.spec.name} in {fetched.parts} windows{fixed}, {_span(self.windows)}.",
+            sentence=f"Fetched {fetched.rows:,} rows of {self.spec.name} in {fetched.parts} windows{fixed}, "
+            f"{_span(self.windows)}.",
             body={"source": self.spec.name, "table": self.table.id, **counts},
             refs=(
                 Ref(kind="source", name=self.spec.name, digest=manifest),

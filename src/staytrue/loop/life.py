@@ -23,9 +23,10 @@ from staytrue.kernel.rollout import Move, Step, advance, in_canary, moved, steps
 from staytrue.kernel.trial import Judgement
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
-from staytrue.loop.deliver import new_release, note_failure
+from staytrue.loop.deliver import note_failure
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.past import Past
+from staytrue.loop.release import new_release
 from staytrue.loop.train import TRAININGS, Trained, train
 from staytrue.loop.trial import Backtest, Trial, backtest, inputs, pairs
 from staytrue.loop.watch import RollbackWatch, Watch

@@ -92,8 +92,9 @@ def _told(ctx: Context, chronicle: Chronicle) -> dict[str, Any] | None:
 def _tell(past: Past, lived: Lived, chronicle: Chronicle) -> dict[str, Any]:
     """Keep the story that was lived to its end, so that asking again costs nothing."""
     story = {"result": _document(past, lived), "timeline": lived.timeline}
-    # As text: an id in a story that is bare in a document would be taken for an object that must be kept.
-    kept = past.ctx.store.objects.put_document({"kind": "replay", "story": canonical_json(story).decode()})
+    # As text: an id that stands bare in a document is taken for an object that must be kept. And fields keep their order.
+    text = json.dumps(story, ensure_ascii=False)
+    kept = past.ctx.store.objects.put_document({"kind": "replay", "story": text})
     chronicle.tell(
         "replayed",
         f"Replayed {lived.name}: {lived.retrains} retrainings, {lived.promoted} promoted, {lived.rejected} rejected.",

@@ -9,9 +9,10 @@ from staytrue.errors import NotFound
 from staytrue.kernel.release import Axis, Release
 from staytrue.kernel.release import revert as mixed
 from staytrue.loop.context import Context
-from staytrue.loop.deliver import Delivered, deliver, golden_of, release_refs
+from staytrue.loop.deliver import Comparison, Delivered, champion_epoch, delivery, trained_stop
 from staytrue.loop.jobs import Steps
 from staytrue.loop.past import Past
+from staytrue.loop.release import golden_of, release_refs, same_answers
 from staytrue.store.store import KeptRelease
 
 __all__ = ["revert", "reverted"]
@@ -45,13 +46,18 @@ def revert(ctx: Context, to: KeptRelease, axes: Collection[Axis], *, now: bool) 
             f"{ctx.app.name} has no champion yet: there is nothing to revert. `staytrue train` makes one.",
             app=ctx.app.name,
         )
+    epoch = champion_epoch(ctx)
     release = yield from reverted(ctx, champion, to, axes)
+    case = delivery(ctx, release, release_refs(ctx, release), kind="reverted", epoch=epoch)
     named = ", ".join(sorted(axes))
-    says = f"{named} taken from {to.id[:8]} by hand, without a trial" if now else None
+    if now:
+        return case.unopposed(f"{named} taken from {to.id[:8]} by hand, without a trial")
+    if same_answers(ctx, champion.release, release):
+        return case.unopposed(f"{named} taken from {to.id[:8]}; the model and the golden answers are the same")
     past = Past.whole(ctx)
-    held_out = past.back(past.until, ctx.app.settings.holdout, not_before=0)
-    return (
-        yield from deliver(
-            ctx, release, release_refs(ctx, release), past, kind="reverted", held_out=held_out, now_says=says
-        )
-    )
+    if release.model == champion.release.model:
+        held_out = past.back(past.until, ctx.app.settings.holdout, not_before=0)
+    else:
+        # A model is no measure on rows that it was trained on.
+        held_out = max(trained_stop(ctx, each, past) for each in (champion.release, release))
+    return (yield from case.tried(past, Comparison(held_out=held_out)))

@@ -104,9 +104,9 @@ def answer(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
 def _together(app: App, model: Any, ticks: Sequence[frames.Rows]) -> list[list[Any]] | None:
     """All ticks answered in one call, which is many times cheaper; None when in other company a tick is answered otherwise.
 
-    A function that looks at the rows around a row (a rank, a gap filled with the mean of the batch) would here see rows of later
-    ticks. So every tick is asked again among half of the others, the first and the last alone, and any difference sends all of them
-    back to be answered one by one. Asking two ticks alone is not enough: they may have no gap to fill.
+    A function that looks at the rows around a row (a rank, a gap filled with the mean of the batch) would here see rows of
+    later ticks. So every tick is asked again among half of the others, the first and the last alone, and any difference sends
+    all of them back to be answered one by one. Asking two ticks alone is not enough: they may have no gap to fill.
     """
     if len(ticks) == 1:
         return None
@@ -162,10 +162,15 @@ def golden(payload: Mapping[str, Any], _outbox: Path) -> dict[str, Any]:
 
 
 def training_rows(rows: frames.Rows, spec: SourceSpec) -> frames.Rows:
-    """The columns that training sees: all, or the declared features and the label."""
-    if spec.features is None:
-        return rows
-    return frames.select(rows, [*spec.features, *([spec.label] if spec.label else [])])
+    """The columns that training sees: the declared features and the label.
+
+    Without declared features, all of them; but of the source that has the label all but time and key, since who answers a
+    request is given neither. A source to join with keeps both.
+    """
+    if spec.features is not None:
+        return frames.select(rows, [*spec.features, *([spec.label] if spec.label else [])])
+    unseen = (spec.time, spec.key) if spec.label else ()
+    return frames.select(rows, [name for name in rows.column_names if name not in unseen])
 
 
 def predictable(rows: frames.Rows, spec: SourceSpec) -> frames.Rows:

@@ -69,8 +69,8 @@ def pairs(
 ) -> Steps[Pairs]:
     """Fresh evidence for trial `number`; scale, margin and segments are fixed on rows before tick `stop`.
 
-    The scale is the 99th percentile of |difference| between the two on those rows: beyond it a row counts as that much, so that one
-    absurd price can't decide. Half of the trial's budget is left for the watch after a promotion.
+    The scale is the 99th percentile of |difference| between the two on those rows: beyond it a row counts as that much,
+    so that one absurd price can't decide. Half of the trial's budget is left for the watch after a promotion.
     """
     start = past.back(stop, _RECENT_ROWS, not_before=0)
     yield from past.answered([champion, challenger], start, stop)
