@@ -20,7 +20,7 @@ demo:  ## the whole loop on real data that ships with staytrue; leaves app and s
 	@$(need_demo) && "$$bin/staytrue" demo $(DEMO_ARGS) && echo "(staytrue is $$bin/staytrue here)"
 
 test:  ## the fast tests, with the examples in docstrings
-	@$(need_dev) && "$$bin/python" -m pytest -q -m "not slow and not fault_long" tests src/staytrue $(TEST_ARGS)
+	@$(need_dev) && "$$bin/python" -m pytest -q -m "not slow and not fault_long" tests src/staytrue examples $(TEST_ARGS)
 
 lint:  ## format, ruff, mypy --strict, layers, links in the docs
 	@$(need_dev) && status=0; \

@@ -2,9 +2,10 @@
 
     python benchmarks/payback.py [--keep DIR]
 
-Every policy goes through the same trial. Printed is the cost of each (loss plus retrainings at 200 rows' worth of fresh loss) over the cheapest
-of never, every:1d, every:7d and every:28d, which is known only afterwards. Targets: payback at most 1.15 on the first two, at most 1.10 x
-`never` where nothing drifts. Elec2 may not be shipped: set ELEC2 to its Parquet file, or keep it in ../shared/data; else it is skipped.
+Every policy goes through the same trial. Printed is the cost of each (loss plus retrainings at 200 rows' worth of fresh
+loss) over the cheapest of never, every:1d, every:7d and every:28d, which is known only afterwards. Targets: payback at
+most 1.15 on the first two, at most 1.10 x `never` where nothing drifts. Elec2 may not be shipped: set ELEC2 to its
+Parquet file, or keep it in ../shared/data; else it is skipped.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def show(name: str, document: dict[str, Any], seconds: float) -> bool:
     best = min(found[p]["cost"] for p in FIXED)
     base = found["never"]["cost"] if name == "shuffled" else best
     print(f"\n{name}: {document['rows']:,} rows, {document['since'][:10]} .. {document['until'][:10]}, {seconds:.0f} s")
-    print(f"  {'policy':10} {'loss':>8} {'retrains':>8} {'promoted':>8} {'rejected':>8} {'bad days':>8} {'cost':>10} {'x best':>7}")
+    titles = ("retrains", "promoted", "rejected", "bad days")
+    print(f"  {'policy':10} {'loss':>8} {' '.join(titles)} {'cost':>10} {'x best':>7}")
     for policy, p in found.items():
         print(
             f"  {policy:10} {p['loss']:8.4f} {p['retrains']:8} {p['promoted']:8} {p['rejected']:8} {p['bad_days']:8} "

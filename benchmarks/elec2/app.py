@@ -1,7 +1,7 @@
 """Will the price of electricity rise above its daily mean? Elec2 (Harries 1999), a stream with real concept drift.
 
-The data may not be shipped (no licence is stated): ELEC2 names the Parquet file. ELEC2_SHUFFLE=1 deals the rows out anew, so that nothing
-drifts any more: the control on which the best policy is to do nothing.
+The data may not be shipped (no licence is stated): ELEC2 names the Parquet file. ELEC2_SHUFFLE=1 deals the rows out
+anew, so that nothing drifts any more: the control on which the best policy is to do nothing.
 """
 
 import os
@@ -29,7 +29,9 @@ def halfhours(since, until):
 def history():
     table = arro3.io.read_parquet(os.environ["ELEC2"]).read_all()
     columns = {name: table.column(name).to_pylist() for name in ("row", "at", "class", "repeated_day", *FEATURES)}
-    rows = pd.DataFrame(columns).query("not repeated_day").drop(columns="repeated_day").rename(columns={"class": "rises"})
+    rows = (
+        pd.DataFrame(columns).query("not repeated_day").drop(columns="repeated_day").rename(columns={"class": "rises"})
+    )
     rows["at"] = pd.to_datetime(rows["at"], utc=True)
     if os.environ.get("ELEC2_SHUFFLE") == "1":
         mixed = [*FEATURES, "rises"]

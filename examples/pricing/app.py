@@ -37,7 +37,9 @@ def bookings(since, until):
 @cache
 def history():
     rows = pd.read_csv(Path(__file__).with_name("hotel_rates.csv.gz"))
-    return rows.assign(booked_at=pd.to_datetime(rows["booked_at"], utc=True), arrival_date=pd.to_datetime(rows["arrival_date"]))
+    return rows.assign(
+        booked_at=pd.to_datetime(rows["booked_at"], utc=True), arrival_date=pd.to_datetime(rows["arrival_date"])
+    )
 
 
 def season(rows):

@@ -15,7 +15,7 @@ from staytrue.errors import InvalidInput, NotFound
 from staytrue.kernel.contract import SourceSpec
 from staytrue.kernel.duration import duration
 from staytrue.kernel.metric import metric as read_metric
-from staytrue.kernel.policy import Policy, Settings, policy
+from staytrue.kernel.policy import Policy, Settings
 from staytrue.kernel.rollout import steps
 
 __all__ = ["App", "Source", "load"]
@@ -253,7 +253,7 @@ class App:
         return function
 
     def policy(self, function: Policy | None = None, /, **settings: Any) -> None:
-        """Change settings of the loop (`retrain`, `window`, `trial`, `alpha`, ...), or hand in a function that decides retraining.
+        """Change settings of the loop (`retrain`, `window`, `trial`, ...), or hand in a function that decides when to retrain.
 
         Raises:
             InvalidInput: ST106, ST104, ST107: an unknown setting or a value that does not fit, each named.

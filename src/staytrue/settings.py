@@ -1,4 +1,7 @@
-"""Every setting of the program itself, its default and its environment variable. What an app decides stands in `app.policy(...)`."""
+"""Every setting of the program itself, its default and its environment variable.
+
+What an app decides stands in `app.policy(...)`.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ SETTINGS: Mapping[str, Setting] = {
     "app": Setting(variable="STAYTRUE_APP", default="app.py", what="the file, and with :NAME the App in it"),
     "store": Setting(variable="STAYTRUE_STORE", default=".staytrue", what="the folder that keeps everything"),
     "slots": Setting(variable="STAYTRUE_SLOTS", default="0", what="jobs at once; 0 = one for each core"),
+    "fork": Setting(
+        variable="STAYTRUE_FORK", default="", what="1: jobs are forked, 0: each starts anew; empty: what is safe"
+    ),
     "grace": Setting(variable="STAYTRUE_GRACE", default="24h", what="how long gc leaves an unreferenced object alone"),
 }
 

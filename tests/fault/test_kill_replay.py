@@ -45,12 +45,12 @@ def test_a_replay_killed_at_any_moment_goes_on(tmp_path: Path, prices: Path, kil
         try:
             story.lived(left, lives_s, undisturbed)
         except BaseException:
-            print(f"seed {seed}, after {kills - left} kills and {story.hit}")  # noqa: T201 - to repeat it with
+            print(f"seed {seed}, after {kills - left} kills and {story.hit}")
             raise
         left -= story.hit.total()
         hit += story.hit + Counter(stores=1)
         shutil.rmtree(story.store)
-    print(f"killed: {hit}; {time.monotonic() - began:.0f} s")  # noqa: T201 - the figures to publish
+    print(f"killed: {hit}; {time.monotonic() - began:.0f} s")
 
 
 @dataclass

@@ -47,9 +47,8 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     screen.note(f"The app is {place / 'app.py'}, its store {store}.")
     if ctx.store.ledger.ref("source", "bookings", app=ctx.app.name) is None:
         found = fetched(ctx, screen, [], since=begin, until=end)
-        screen.say(
-            f"Fetched {sum(f.rows for f in found):,} real bookings, a part for each day; {sum(f.quarantined for f in found)} in quarantine."
-        )
+        rows, refused = sum(f.rows for f in found), sum(f.quarantined for f in found)
+        screen.say(f"Fetched {rows:,} real bookings, a part for each day; {refused} in quarantine.")
     policies = [ctx.app.settings.retrain, "never", "every:7d", "every:28d"]
     with screen.bars() as bars:
         try:
@@ -57,8 +56,8 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         except Conflict as exc:
             raise Conflict(
                 "ST138",
-                f"{store} holds the story of another version of this app or of staytrue, and what happened is never written anew. "
-                "Give another --dir, or delete that folder.",
+                f"{store} holds the story of another version of this app or of staytrue, and what happened is never "
+                "written anew. Give another --dir, or delete that folder.",
                 store=store,
             ) from exc
     screen.document(lived)

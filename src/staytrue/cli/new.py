@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def templates() -> dict[str, Path]:
-    """name -> folder of every template: in the wheel, or in a checkout of the project."""
+    """The folder of every template, by name: in the wheel, or in a checkout of the project."""
     package = Path(__file__).resolve().parents[1]
     for root in (package / "examples", package.parents[1] / "examples"):
         found = {p.name: p for p in sorted(root.glob("*")) if (p / "app.py").is_file()}

@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, screen: Screen) -> int:
-    """The table of policies, and what happened under the first one."""
+    """The table of policies, and what happened under the first one. Exit code 1 when a policy's loss is not known."""
     ctx = open_context(args.app, args.store)
     policies = args.policy or ["app" if ctx.app.retraining else ctx.app.settings.retrain, *USUAL]
     with screen.bars() as bars:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     shown = [p["policy"] for p in found["policies"]] if args.timeline else [found["policies"][0]["policy"]]
     show_timeline(screen, found, shown)
     show_policies(screen, found)
-    return 0
+    return 1 if any(p["loss"] is None for p in found["policies"]) else 0
 
 
 def draw(screen: Screen, found: dict[str, Any], file: str | None) -> None:

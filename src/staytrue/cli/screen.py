@@ -53,8 +53,8 @@ class Screen:
         self.as_json = as_json
         # Without a terminal a line must not be cut at 80 columns: the reader is a file or a pipe.
         wide = None if sys.stdout.isatty() else 160
-        self.out = Console(highlight=False, width=wide, soft_wrap=False)
-        self.err = Console(stderr=True, highlight=False, width=wide)
+        self.out = Console(highlight=False, emoji=False, width=wide)
+        self.err = Console(stderr=True, highlight=False, emoji=False, width=wide)
 
     def say(self, text: str = "", *, style: str | None = None) -> None:
         """A line of the result, for a person."""

@@ -21,7 +21,7 @@ class Health:
     evidence: dict[str, Any]
 
 
-def health(
+def health(  # noqa: PLR0911 - one return for each thing that may be unknown reads best
     *,
     rows: int,
     loss: float | None,

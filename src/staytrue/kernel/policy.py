@@ -51,7 +51,7 @@ class Freshness:
     @property
     def bar(self) -> float | None:
         """The loss beyond which a row counts as excess: fresh loss plus one standard error of it."""
-        if self.rows < 2:  # noqa: PLR2004 - a spread needs two
+        if self.rows < 2:
             return None
         mean = self.total / self.rows
         spread = max(self.squares / self.rows - mean * mean, 0.0)
@@ -147,7 +147,7 @@ def _payback(known: Known) -> Decision:
             numbers={"rows": books.rows, "warm": books.warm},
         )
     price = known.retrain_cost * books.loss
-    paid = books.excess >= price and price > 0
+    paid = books.excess >= price > 0
     return Decision(
         retrain=paid,
         why=f"excess loss {books.excess:,.4g} {'>=' if paid else '<'} price {price:,.4g} of one retraining",

@@ -1,7 +1,7 @@
-"""How a challenger gets in: the steps of a trial, and the table of allowed moves between them.
+r"""How a challenger gets in: the steps of a trial, and the table of allowed moves between them.
 
     backtest -> shadow -> canary 5 % -> canary 25 % -> champion
-        \\         \\           \\            \\
+        \         \           \            \
          `----------`-----------`------------`--> rejected            champion -> rolled_back, while the watch lasts
 
 No move is made anywhere else: `advance` reads the table and a judgement and says what comes next.

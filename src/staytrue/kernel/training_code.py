@@ -158,7 +158,9 @@ def _joined(node: ast.JoinedStr) -> list[ast.expr]:
     return pieces
 
 
-_LOOKS_INTO_FOLDERS = frozenset({"iterdir", "glob", "iglob", "rglob", "listdir", "scandir", "walk", "environ", "getenv"})
+_LOOKS_INTO_FOLDERS = frozenset(
+    {"iterdir", "glob", "iglob", "rglob", "listdir", "scandir", "walk", "environ", "getenv"}
+)
 
 
 class _Counted:

@@ -213,7 +213,7 @@ class Life:
                 "system",
                 f"The champion could not answer {self.past.ticks[tick].rows} rows: {exc.message}",
                 now,
-                exc.document(),
+                _told_of(exc),
             )
             return
         shown = losses
@@ -236,11 +236,11 @@ class Life:
                 raise
             # An error of a challenger rolls it back at once; its share of the rows went to the champion.
             if self.trial is trial:
-                self._reject(now, trial.step.stage, "error", exc.message, exc.document())
+                self._reject(now, trial.step.stage, "error", exc.message, _told_of(exc))
             return losses
         if self.trial is trial:
             trial.seen(self.past, tick, challenger, losses)
-        mask = in_canary(self.past.keys(tick), served.share, salt=trial.release)
+        mask = in_canary(self.past.keys(tick), served.share, salt=f"{self.ctx.app.name} {trial.number}")
         return np.where(mask, challenger, losses) if len(losses) else losses
 
     def _learn_champion(self, tick: int, losses: np.ndarray, now: datetime) -> None:
@@ -313,7 +313,7 @@ class Life:
         except StaytrueError as exc:
             if not tells_of_the_job(exc):
                 raise
-            self._reject(now, "training", "error", exc.message, exc.document())
+            self._reject(now, "training", "error", exc.message, _told_of(exc))
 
     def _retrain(self, now: datetime, known: int) -> Steps[None]:
         plan = steps(self.settings.trial)
@@ -564,6 +564,11 @@ class Life:
             timeline=self.timeline,
             **self.counts,
         )
+
+
+def _told_of(exc: StaytrueError) -> dict[str, Any]:
+    """What a story keeps of an error: not its text, which may hold an address or a duration and be another the next time."""
+    return {"code": exc.code, "error": type(exc).__name__}
 
 
 def _six(value: float) -> float:

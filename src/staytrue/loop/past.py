@@ -139,6 +139,11 @@ class Past:
     def _labelled_rows(self) -> np.ndarray:
         return np.concatenate([[0], np.cumsum([t.rows - t.part.unlabelled for t in self.ticks])])
 
+    def known_when(self, tick: int) -> int:
+        """When tick `tick` begins, labels are known for ticks before this one."""
+        begins = self.ticks[tick].part.since
+        return sum(t.known_at <= begins for t in self.ticks[:tick])
+
     def keys(self, tick: int) -> list[Any]:
         """The keys of the tick's labelled rows: what a sticky canary goes by."""
         return self._read(tick).keys

@@ -162,10 +162,12 @@ def backtest(
     """
     wanted = min(settings.holdout, past.rows(champion_stop, stop) // 2)
     cut = past.back(stop, wanted, not_before=champion_stop)
-    starts = _starts(past, settings.window, cut)
+    # Trained on labels that were known when the first of these rows was asked about; but on no less than the champion was.
+    known = max(past.known_when(cut), champion_stop)
+    starts = _starts(past, settings.window, known)
     challengers: dict[str, Trained] = {}
     for window, start in starts.items():
-        challengers[window] = yield from train(past.ctx, inputs(past, start, cut), previous=champion.model)
+        challengers[window] = yield from train(past.ctx, inputs(past, start, known), previous=champion.model)
     yield from past.answered([champion, *challengers.values()], cut, stop)
     means = {w: past.losses_between(c, cut, stop) for w, c in challengers.items()}
     window = _chosen(means)

@@ -141,7 +141,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != "" and "\0" not in value
 
 
-def _check(fits: bool, name: str, value: object, expected: str) -> None:
+def _check(fits: bool, name: str, value: object, expected: str) -> None:  # noqa: FBT001 - the condition is what is checked
     if not fits:
         got = repr(value)[:80]
         message = f"Can't append to or read the ledger: {name} is {got}, expected {expected}. Correct the call."

@@ -131,7 +131,7 @@ class LocalObjects:
             InvalidInput: ST409 the file can't be opened.
         """
         try:
-            source = Path(path).open("rb", buffering=0)
+            source = Path(path).open("rb", buffering=0)  # noqa: SIM115 - closed by the `with` below
         except OSError as exc:
             reason = exc.strerror or str(exc)
             message = f"Can't store the file {str(path)!r}: {reason}. Give a file that can be read."

@@ -259,4 +259,3 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<staytrue store {self.root}: {', '.join(self.apps()) or 'no app yet'}>"
-
