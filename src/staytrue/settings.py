@@ -6,8 +6,12 @@ What an app decides stands in `app.policy(...)`.
 from __future__ import annotations
 
 import os
+import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from staytrue.errors import InvalidInput
 
@@ -16,17 +20,21 @@ __all__ = ["SETTINGS", "Setting", "setting"]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One setting: a flag of the command line wins over the environment, the environment over the default."""
+    """One setting: a flag wins over the environment, that over `[tool.staytrue]` in pyproject.toml, that over the default."""
 
     variable: str
     default: str
     what: str
+    form: str = r"(?s).+"
+    """What a value looks like, as a regular expression."""
 
 
 SETTINGS: Mapping[str, Setting] = {
     "app": Setting(variable="STAYTRUE_APP", default="app.py", what="the file, and with :NAME the App in it"),
     "store": Setting(variable="STAYTRUE_STORE", default=".staytrue", what="the folder that keeps everything"),
-    "slots": Setting(variable="STAYTRUE_SLOTS", default="0", what="jobs at once; 0 = one for each core"),
+    "slots": Setting(
+        variable="STAYTRUE_SLOTS", default="0", what="jobs at once; 0 = one for each core", form=r"\d{1,4}"
+    ),
     "fork": Setting(
         variable="STAYTRUE_FORK", default="", what="1: jobs are forked, 0: each starts anew; empty: what is safe"
     ),
@@ -34,8 +42,15 @@ SETTINGS: Mapping[str, Setting] = {
 }
 
 
-def setting(name: str, flag: str | None = None) -> str:
+def setting(name: str, flag: str | None = None, *, folder: Path | None = None) -> str:
     """The value in force for `name`.
+
+    Args:
+        flag: what the command line says, if it says anything.
+        folder: where pyproject.toml may lie; the current one when left out.
+
+    Raises:
+        InvalidInput: ST101, no such setting; ST139, pyproject.toml can't be read, or a value has not its setting's form.
 
     Example:
         >>> setting("store", flag="elsewhere")
@@ -46,4 +61,23 @@ def setting(name: str, flag: str | None = None) -> str:
         raise InvalidInput(
             "ST101", f"No setting is called {name!r}; there are {', '.join(sorted(SETTINGS))}.", name=name
         )
-    return flag if flag is not None else os.environ.get(known.variable) or known.default
+    given: Any = flag if flag is not None else os.environ.get(known.variable) or _in_project(name, folder or Path())
+    if given is None:
+        return known.default
+    if not isinstance(given, str | int) or isinstance(given, bool) or not re.fullmatch(known.form, str(given)):
+        raise InvalidInput(
+            "ST139", f"The setting {name} can't be {given!r}: it is {known.what}.", name=name, got=repr(given)
+        )
+    return str(given)
+
+
+def _in_project(name: str, folder: Path) -> Any:
+    """What `[tool.staytrue]` says, or None."""
+    file = folder / "pyproject.toml"
+    try:
+        table = tomllib.loads(file.read_text("utf-8")).get("tool", {}).get("staytrue", {})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise InvalidInput("ST139", f"Can't read {file}: {exc}.", path=str(file)) from exc
+    return table.get(name) if isinstance(table, dict) else None

@@ -52,7 +52,8 @@ def _show_table(screen: Screen, source: str, differs: dict[str, Any]) -> None:
     for change, columns in differs["schema"].items():
         if columns:
             screen.say(f"    columns {change}: {', '.join(columns)}")
-    moved = sorted(differs["columns"].items(), key=lambda item: -item[1]["moved"])
+    columns = {name: c for name, c in differs["columns"].items() if name not in differs["roles"]}
+    moved = sorted(columns.items(), key=lambda item: -item[1]["moved"])
     shown = [f"{name} {distance['moved']:.2f}" for name, distance in moved[:_MOVED] if distance["moved"] > _STILL]
     if shown:
         screen.say(f"    moved most (0 = not at all, 1 = all of it): {', '.join(shown)}")
@@ -88,4 +89,6 @@ def compared(store: Store, a: KeptRelease, b: KeptRelease) -> dict[str, Any]:
 
 
 def _table(store: Store, a: str, b: str) -> dict[str, Any]:
-    return tables.diff(store.objects, store.table_by_id(a).table, store.table_by_id(b).table)
+    old, new = store.table_by_id(a).table, store.table_by_id(b).table
+    # Time and key move with every new row: that says nothing.
+    return tables.diff(store.objects, old, new) | {"roles": [name for name in (new.time, new.key) if name]}
