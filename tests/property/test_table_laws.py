@@ -80,6 +80,10 @@ def test_the_digest_knows_the_set_of_rows_and_not_their_order(columns, random):
     assert write_parquet(in_order(in_order(rows, ["t"]), ["t"])) == write_parquet(in_order(rows, ["t"]))
 
 
+def _spelled(value):
+    return repr(value).replace("-0.0", "0.0").replace(", fold=1", "")
+
+
 @given(frames(), st.data())
 def test_the_digest_sees_every_cell(columns, data):
     name = data.draw(st.sampled_from(sorted(CELLS)))
@@ -87,8 +91,8 @@ def test_the_digest_sees_every_cell(columns, data):
     other = data.draw(CELLS[name] if at == 0 else st.none() | CELLS[name])
     changed = columns | {name: [*columns[name][:at], other, *columns[name][at + 1 :]]}
 
-    # repr: -0.0 and 0.0 are equal on purpose, and so are NaNs.
-    same = repr(columns[name][at]).replace("-0.0", "0.0") == repr(other).replace("-0.0", "0.0")
+    # repr: -0.0 and 0.0 are equal on purpose, and so are NaNs; a fold says nothing in UTC.
+    same = _spelled(columns[name][at]) == _spelled(other)
     assert (content_digest(rows_of(changed)) == content_digest(rows_of(columns))) == same
 
 

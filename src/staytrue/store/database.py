@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 from sqlalchemy import URL, create_engine, make_url
@@ -46,6 +47,8 @@ class Database:
             hooks.listen(self._engine, "connect", _prepare_sqlite)
             hooks.listen(self._engine, "begin", _begin_sqlite)
         self._writer: Engine = self._engine.execution_options(writes=True)
+        # Who forgets to close gets his connections closed all the same: from 3.13 on Python warns of those left open.
+        weakref.finalize(self, self._engine.dispose)
 
     @contextlib.contextmanager
     def read(self, doing: str) -> Iterator[Connection]:
