@@ -19,7 +19,7 @@ _STILL = 0.02
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
-    parser.add_argument("a", metavar="A", help="a release; the beginning of its id is enough")
+    parser.add_argument("a", metavar="A", help="a release; the beginning of its id is enough, or the word champion")
     parser.add_argument("b", metavar="B", nargs="?", help="another one (default: the champion)")
     parser.add_argument("--text", action="store_true", help="show the changed lines of code too")
 

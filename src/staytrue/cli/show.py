@@ -39,10 +39,10 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 
 def _release(store: Store, id_: str) -> dict[str, Any] | None:
     try:
-        kept = store.champion() if id_ == "champion" else store.release(id_)
+        kept = store.release(id_)
     except NotFound:
         return None
-    return None if kept is None else release_document(store, kept)
+    return release_document(store, kept)
 
 
 def release_document(store: Store, kept: KeptRelease) -> dict[str, Any]:

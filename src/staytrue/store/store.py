@@ -155,11 +155,14 @@ class Store:
         return list(seen.values())
 
     def release(self, id_or_prefix: str) -> KeptRelease:
-        """The one release whose id begins so.
+        """The one release whose id begins so, or the word `champion` for the one that answers.
 
         Raises:
             NotFound: ST473.    InvalidInput: ST474, several begin so.
         """
+        champion = self.champion() if id_or_prefix == "champion" else None
+        if champion is not None:
+            return champion
         if is_digest(id_or_prefix):
             found = {id_or_prefix} if self.ledger.ref("release", id_or_prefix) else set()
         else:
