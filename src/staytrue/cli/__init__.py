@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import gc
 import importlib
 import sys
 from collections.abc import Sequence
+from gc import freeze, set_threshold
 
 __all__ = ["VERBS", "main"]
 
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.remove(verb)
     # What imports make stays to the end: looking for garbage among it, meanwhile and once more at the exit, took a third of the
     # time of a short command.
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    atexit.register(gc.freeze)
+    set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    atexit.register(freeze)
     module = importlib.import_module(f"staytrue.cli.{verb}")
     own = argparse.ArgumentParser(prog=f"staytrue {verb}", description=VERBS[verb], allow_abbrev=False)
     module.arguments(own)
