@@ -46,6 +46,7 @@ __all__ = [
     "conform",
     "content_digest",
     "drop",
+    "from_columns",
     "in_order",
     "no_rows",
     "read_parquet",
@@ -53,6 +54,7 @@ __all__ = [
     "select",
     "take",
     "to_frame",
+    "to_pandas",
     "to_pydict",
     "to_rows",
     "write_parquet",
@@ -554,7 +556,7 @@ def to_frame(rows: Rows, kind: FrameKind = "pandas") -> Any:
         return rows
     try:
         if kind == "pandas":
-            return _to_pandas(rows)
+            return to_pandas({name: column(rows, name) for name in rows.column_names}, rows.num_rows)
         # By name: both are extras, which nothing of ours may need.
         if kind == "polars":
             return importlib.import_module("polars").DataFrame(rows)
@@ -567,30 +569,35 @@ def to_frame(rows: Rows, kind: FrameKind = "pandas") -> Any:
     raise InvalidInput("ST208", f"Can't give rows as {kind!r}; expected pandas, polars, pyarrow or arro3.", kind=kind)
 
 
-def _to_pandas(rows: Rows) -> Any:
+def to_pandas(columns: Mapping[str, Column], size: int) -> Any:
+    """Columns as a pandas frame of `size` rows, with the types that `to_frame` gives.
+
+    Example:
+        >>> to_pandas({"n": Column(type="int64", values=np.array([1, 0]), valid=np.array([True, False]))}, 2)["n"].tolist()
+        [1.0, nan]
+    """
     import pandas as pd
 
     made: dict[str, Any] = {}
-    for name, type_name in schema(rows):
-        col = column(rows, name)
+    for name, col in columns.items():
         values: Any = col.values  # noqa: PD011  of a Column, not of a frame
         valid, full = col.valid, bool(col.valid.all())
-        if type_name in {"int64", "uint64"} and not full:
+        if col.type in {"int64", "uint64"} and not full:
             values = np.where(valid, values, np.nan).astype(np.float64)
-        elif type_name in {"float32", "float64"} and not full:
+        elif col.type in {"float32", "float64"} and not full:
             values = np.where(valid, values, values.dtype.type(np.nan))
-        elif type_name == "bool" and not full:
+        elif col.type == "bool" and not full:
             values = _or_none(values, valid)
-        elif type_name == "string":
+        elif col.type == "string":
             texts = values if full else np.where(valid, values, np.nan)
             values = pd.array(texts, dtype="str") if int(pd.__version__.partition(".")[0]) >= 3 else texts
-        elif type_name == "date":
+        elif col.type == "date":
             values = np.where(valid, values.view("M8[us]"), np.datetime64("NaT", "us")).astype("M8[s]")
-        elif type_name.startswith("timestamp"):
+        elif col.type.startswith("timestamp"):
             stamps = np.where(valid, values.view("M8[us]"), np.datetime64("NaT", "us"))
-            values = pd.DatetimeIndex(stamps, tz="UTC") if type_name == "timestamp[UTC]" else stamps
+            values = pd.DatetimeIndex(stamps, tz="UTC") if col.type == "timestamp[UTC]" else stamps
         made[name] = values
-    return pd.DataFrame(made, index=pd.RangeIndex(rows.num_rows))
+    return pd.DataFrame(made, index=pd.RangeIndex(size))
 
 
 def _or_none(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
@@ -607,6 +614,35 @@ def to_pydict(rows: Rows) -> dict[str, list[Any]]:
         {'n': [1, 2]}
     """
     return {name: list(col.to_pylist()) for name, col in zip(rows.column_names, rows.columns, strict=True)}
+
+
+def from_columns(columns: Mapping[str, Column]) -> Rows:
+    """Rows from what `column` gives: the way back.
+
+    Example:
+        >>> rows = to_rows({"at": [date(2026, 3, 1), None], "t": ["x", None]}, doing="read")
+        >>> content_digest(from_columns({name: column(rows, name) for name in rows.column_names})) == content_digest(rows)
+        True
+    """
+    return _table(list(columns), [_from_column(col) for col in columns.values()])
+
+
+def _from_column(col: Column) -> ac.Array:
+    values: Any = col.values  # noqa: PD011  of a Column, not of a frame
+    if col.type == "null":
+        return _of_type([None] * len(col.valid), DataType.null())
+    if col.type == "string":
+        return ac.Array(
+            [value if there else None for value, there in zip(values.tolist(), col.valid.tolist(), strict=True)],
+            DataType.string(),
+        )
+    if col.type.startswith("list<"):
+        lists = [value if there else None for value, there in zip(values, col.valid.tolist(), strict=True)]
+        made = _from_values(lists)
+        return made if _name(made.type) == col.type else made.cast(_type(col.type))
+    if col.type == "date":
+        values = (values // 86_400_000_000).astype(np.int32)
+    return _build(np.where(col.valid, values, np.zeros(1, values.dtype)), col.valid, col.type)
 
 
 def schema(rows: Rows) -> Schema:

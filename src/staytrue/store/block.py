@@ -1,0 +1,310 @@
+"""Block: the rows of one micro-batch as a few arrays, which travel from front to worker and into the log as they are.
+
+A batch is built, sent and logged thousands of times a second, mostly with a handful of rows. A frame of any library costs
+100 microseconds and more to make from them, so columns of like types share one array: all floats one matrix, all whole
+numbers and times another. What is written into the log is byte for byte what the worker was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from staytrue.errors import Corrupt, InvalidInput
+from staytrue.kernel.contract import Column, Schema
+from staytrue.store import frames
+
+__all__ = ["Block", "Layout"]
+
+_FLOATS: Final = ("float64", "float32")
+_WHOLE: Final = ("int64", "uint64")
+_TIMES: Final = ("date", "timestamp", "timestamp[UTC]")
+_NULL_BOOL: Final = 2
+_NULL_COLUMN: Final = "null"
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """`n` rows in the arrays of a `Layout`.
+
+    Attributes:
+        floats: (n, k) float64, NaN where null; a float32 column is widened.
+        whole: (n, k) int64: whole numbers (uint64 by their bits) and times (microseconds since 1970 UTC); 0 where null.
+        valid: (n, k) bool of `whole`, None when nothing is null.
+        bools: (n, k) uint8: 0, 1, or 2 where null.
+        texts, lists: k columns of n values each, None where null.
+    """
+
+    n: int
+    floats: NDArray[np.float64]
+    whole: NDArray[np.int64]
+    valid: NDArray[np.bool_] | None
+    bools: NDArray[np.uint8]
+    texts: Sequence[Sequence[str | None]]
+    lists: Sequence[Sequence[list[Any] | None]]
+
+    def pack(self) -> bytes:
+        """The block as MessagePack; what `Layout.unpack` reads."""
+        return _encode(
+            (
+                self.n,
+                self.floats.tobytes(),
+                self.whole.tobytes(),
+                None if self.valid is None else self.valid.tobytes(),
+                self.bools.tobytes(),
+                self.texts,
+                self.lists,
+            )
+        )
+
+    def slice(self, start: int, stop: int) -> Block:
+        """The rows from `start` to before `stop`."""
+        return Block(
+            n=stop - start,
+            floats=self.floats[start:stop],
+            whole=self.whole[start:stop],
+            valid=None if self.valid is None else self.valid[start:stop],
+            bools=self.bools[start:stop],
+            texts=[column[start:stop] for column in self.texts],
+            lists=[column[start:stop] for column in self.lists],
+        )
+
+    def take(self, which: NDArray[np.intp]) -> Block:
+        """The rows at these positions, in this order."""
+        at = which.tolist()
+        return Block(
+            n=len(at),
+            floats=self.floats[which],
+            whole=self.whole[which],
+            valid=None if self.valid is None else self.valid[which],
+            bools=self.bools[which],
+            texts=[[column[i] for i in at] for column in self.texts],
+            lists=[[column[i] for i in at] for column in self.lists],
+        )
+
+
+class Layout:
+    """Which column lies where in a block. Equal columns in equal order give equal layouts.
+
+    Args:
+        columns: (name, type) of each, types as in `store/frames.py`.
+
+    Raises:
+        InvalidInput: ST750, a type that rows can't have.
+
+    Example:
+        >>> layout = Layout((("size", "float64"), ("id", "int64"), ("city", "string")))
+        >>> block = layout.block({"size": [1.5, None], "id": [7, None], "city": ["porto", None]})
+        >>> {name: column.valid.tolist() for name, column in layout.columns(layout.unpack(block.pack())).items()}
+        {'size': [True, False], 'id': [True, False], 'city': [True, False]}
+    """
+
+    def __init__(self, columns: Schema) -> None:
+        self.schema = columns
+        self.float_names: list[str] = []
+        self.whole_names: list[str] = []
+        self.bool_names: list[str] = []
+        self.text_names: list[str] = []
+        self.list_names: list[str] = []
+        for name, type_name in columns:
+            self._place(type_name).append(name)
+        self._types = dict(columns)
+
+    def _place(self, type_name: str) -> list[str]:
+        if type_name in _FLOATS:
+            return self.float_names
+        if type_name in _WHOLE or type_name in _TIMES:
+            return self.whole_names
+        if type_name == "bool":
+            return self.bool_names
+        # A column in which nothing came in training may bring anything, so it travels as lists do: as it is.
+        if type_name.startswith("list<") or type_name == _NULL_COLUMN:
+            return self.list_names
+        if type_name == "string":
+            return self.text_names
+        raise InvalidInput("ST750", f"Can't lay out a column of type {type_name!r}.", type=type_name)
+
+    def block(self, values: Mapping[str, Sequence[Any]]) -> Block:
+        """Rows given as Python lists by column: times as microseconds, None where null.
+
+        Example:
+            >>> Layout((("n", "int64"),)).block({"n": [1, 2]}).whole.tolist()
+            [[1], [2]]
+        """
+        n = len(next(iter(values.values()))) if values else 0
+        whole = [values[name] for name in self.whole_names]
+        gone = any(value is None for column in whole for value in column)
+        filled = [[0 if value is None else value for value in column] for column in whole] if gone else whole
+        valid = np.array([[value is not None for value in column] for column in whole], np.bool_).T if gone else None
+        return Block(
+            n=n,
+            floats=_matrix([np.array(values[name], np.float64) for name in self.float_names], n, np.float64),
+            whole=_matrix(
+                [_signed(column, self._types[name]) for name, column in zip(self.whole_names, filled, strict=True)],
+                n,
+                np.int64,
+            ),
+            valid=None if valid is None else np.ascontiguousarray(valid),
+            bools=_matrix(
+                [np.array([_coded(value) for value in values[name]], np.uint8) for name in self.bool_names], n, np.uint8
+            ),
+            texts=[list(values[name]) for name in self.text_names],
+            lists=[list(values[name]) for name in self.list_names],
+        )
+
+    def of_columns(self, columns: Mapping[str, Column], n: int) -> Block:
+        """The block of n rows that `store/frames.py` has as columns; one that is missing is null throughout.
+
+        Example:
+            >>> layout = Layout((("n", "int64"), ("t", "string")))
+            >>> rows = frames.to_rows({"n": [1, None]}, doing="read")
+            >>> block = layout.of_columns({"n": frames.column(rows, "n")}, 2)
+            >>> block.whole.tolist(), block.texts
+            ([[1], [0]], [[None, None]])
+        """
+        absent = Column(type=_NULL_COLUMN, values=np.full(n, None, object), valid=np.zeros(n, np.bool_))
+        given = {name: columns.get(name, absent) for name, _ in self.schema}
+        masks = [given[name].valid for name in self.whole_names]
+        whole = [_filled(given[name], 0) for name in self.whole_names]
+        return Block(
+            n=n,
+            floats=_matrix(
+                [_filled(given[name], np.nan).astype(np.float64) for name in self.float_names], n, np.float64
+            ),
+            whole=_matrix(
+                [_signed(v, self._types[m]) for m, v in zip(self.whole_names, whole, strict=True)], n, np.int64
+            ),
+            valid=None if all(bool(mask.all()) for mask in masks) else _matrix(masks, n, np.bool_),
+            bools=_matrix([_filled(given[name], _NULL_BOOL).astype(np.uint8) for name in self.bool_names], n, np.uint8),
+            texts=[_plain(given[name]) for name in self.text_names],
+            lists=[_plain(given[name]) for name in self.list_names],
+        )
+
+    def unpack(self, data: bytes | memoryview) -> Block:
+        """The block that `Block.pack` wrote under this layout.
+
+        Raises:
+            Corrupt: ST751, it was written under another layout, or is damaged.
+        """
+        try:
+            n, floats, whole, valid, bools, texts, lists = msgspec.msgpack.decode(data, type=_PACKED)
+            return Block(
+                n=n,
+                floats=np.frombuffer(floats, np.float64).reshape(n, len(self.float_names)),
+                whole=np.frombuffer(whole, np.int64).reshape(n, len(self.whole_names)),
+                valid=None if valid is None else np.frombuffer(valid, np.bool_).reshape(n, len(self.whole_names)),
+                bools=np.frombuffer(bools, np.uint8).reshape(n, len(self.bool_names)),
+                texts=_held(texts, len(self.text_names), n),
+                lists=_held(lists, len(self.list_names), n),
+            )
+        except (msgspec.DecodeError, ValueError) as exc:
+            raise Corrupt(
+                "ST751", f"Can't read a block of rows: {exc}. Run `staytrue verify`.", cause=str(exc)
+            ) from exc
+
+    def columns(self, block: Block, names: Sequence[str] | None = None) -> dict[str, Column]:
+        """These columns of a block (all of them when left out), as `store/frames.py` has columns."""
+        made: dict[str, Column] = {}
+        every = np.ones(block.n, np.bool_)
+        wanted = self._types if names is None else {name: self._types[name] for name in names}
+        for name, type_name in wanted.items():
+            if type_name in _FLOATS:
+                floats = block.floats[:, self.float_names.index(name)]
+                made[name] = Column(type=type_name, values=floats.astype(type_name), valid=~np.isnan(floats))
+            elif name in self.whole_names:
+                at = self.whole_names.index(name)
+                numbers = np.ascontiguousarray(block.whole[:, at])
+                valid = every if block.valid is None else np.ascontiguousarray(block.valid[:, at])
+                made[name] = Column(
+                    type=type_name, values=numbers.view(np.uint64) if type_name == "uint64" else numbers, valid=valid
+                )
+            elif type_name == "bool":
+                codes = block.bools[:, self.bool_names.index(name)]
+                made[name] = Column(type=type_name, values=codes == 1, valid=codes != _NULL_BOOL)
+            else:
+                made[name] = _objects(type_name, self._held_column(block, name))
+        return made
+
+    def _held_column(self, block: Block, name: str) -> Sequence[Any]:
+        if name in self.text_names:
+            return block.texts[self.text_names.index(name)]
+        return block.lists[self.list_names.index(name)]
+
+    def rows(self, block: Block, names: Sequence[str] | None = None) -> frames.Rows:
+        """These columns of a block as Arrow.
+
+        Example:
+            >>> layout = Layout((("vector", "list<float64>"),))
+            >>> frames.to_pydict(layout.rows(layout.block({"vector": [[1.0, 2.0], None]})))
+            {'vector': [[1.0, 2.0], None]}
+        """
+        return frames.from_columns(self.columns(block, names))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and self.schema == other.schema
+
+    def __hash__(self) -> int:
+        return hash(self.schema)
+
+
+_PACKED: Final = tuple[int, bytes, bytes, bytes | None, bytes, list[list[str | None]], list[list[Any]]]
+
+
+def _matrix(columns: Sequence[NDArray[Any]], n: int, kind: Any) -> NDArray[Any]:
+    """(n, k) in C order: a row's values side by side."""
+    if not columns:
+        return np.zeros((n, 0), kind)
+    return np.ascontiguousarray(np.stack(columns, axis=1).astype(kind, copy=False))
+
+
+def _signed(values: Any, type_name: str) -> NDArray[np.int64]:
+    """Whole numbers as int64, unsigned ones by their bits."""
+    if type_name == "uint64":
+        return np.asarray(values, np.uint64).view(np.int64)
+    return np.asarray(values, np.int64)
+
+
+def _coded(value: bool | None) -> int:  # noqa: FBT001 - it is the value of a column
+    return _NULL_BOOL if value is None else int(value)
+
+
+def _filled(column: Column, null: Any) -> NDArray[Any]:
+    values: NDArray[Any] = column.values
+    if column.type == _NULL_COLUMN:
+        return np.full(len(column.valid), null)
+    if bool(column.valid.all()):
+        return values
+    return np.where(
+        column.valid, values, np.asarray(null).astype(np.uint8 if values.dtype == np.bool_ else values.dtype)
+    )
+
+
+def _plain(column: Column) -> list[Any]:
+    values: Any = column.values
+    return [
+        (value.tolist() if isinstance(value, np.ndarray) else value) if there else None
+        for value, there in zip(values.tolist(), column.valid.tolist(), strict=True)
+    ]
+
+
+def _objects(type_name: str, values: Sequence[Any]) -> Column:
+    """Texts and lists as a column: lists become numpy arrays, as in `frames.column`."""
+    valid = np.fromiter((value is not None for value in values), np.bool_, len(values))
+    held = np.empty(len(values), object)
+    as_list = type_name.startswith("list<")
+    for i, value in enumerate(values):
+        held[i] = np.asarray(value) if as_list and value is not None else value
+    return Column(type=type_name, values=held, valid=valid)
+
+
+def _held(columns: list[list[Any]], count: int, n: int) -> list[list[Any]]:
+    if len(columns) != count or any(len(column) != n for column in columns):
+        raise ValueError(f"{len(columns)} columns of text or lists, expected {count} of {n} values")
+    return columns
