@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from staytrue.errors import InvalidInput
 
-__all__ = ["Kind", "Sketch", "describe", "kind_of", "merge", "moved", "psi", "quantile", "sketch"]
+__all__ = ["Kind", "Sketch", "category", "describe", "kind_of", "merge", "moved", "psi", "quantile", "sketch"]
 
 Sketch: TypeAlias = dict[str, Any]
 Kind = Literal["number", "time", "bool", "text", "list", "null"]
@@ -369,7 +369,7 @@ def _of_texts(values: NDArray[Any]) -> Sketch:
     )
     by_name: Counter[str] = Counter()
     for text, n in by_text.items():
-        by_name[_category(text)] += n
+        by_name[category(text)] += n
     return {"lengths": sketch(lengths, np.ones(len(lengths), np.bool_), "number")} | _capped(by_name, Counter())
 
 
@@ -387,7 +387,13 @@ def _merged_texts(parts: list[Sketch]) -> Sketch:
 _LONGEST_NAME: Final = 64
 
 
-def _category(text: str) -> str:
+def category(text: str) -> str:
+    """The name under which a text is counted: itself after a sign, or its beginning and a hash when it is long.
+
+    Example:
+        >>> category("porto")
+        '=porto'
+    """
     # With a sign before it a text never looks like the digest of an object, which stored documents mean as a reference.
     return "=" + (text if len(text) <= _LONGEST_NAME else f"{text[:40]}…{_hash(text):016x}")
 
