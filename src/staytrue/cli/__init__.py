@@ -24,6 +24,7 @@ VERBS = {
     "show": "one release, event or table",
     "diff": "two releases compared: code, data, environment, params, model, scores",
     "revert": "a new release with code, data or model taken from an older one",
+    "token": "who may ask the server for what: make, list and revoke tokens",
     "verify": "every object against its digest, every chain",
     "gc": "free what nothing refers to",
     "doctor": "what is wrong with this installation",
