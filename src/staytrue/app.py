@@ -17,6 +17,7 @@ from staytrue.kernel.duration import duration
 from staytrue.kernel.metric import metric as read_metric
 from staytrue.kernel.policy import Policy, Settings
 from staytrue.kernel.rollout import steps
+from staytrue.kernel.signature import Action, checked_inputs
 
 __all__ = ["App", "Source", "load"]
 
@@ -47,6 +48,7 @@ class _Prediction:
     metric: str | Callable[..., Any]
     segments: tuple[str, ...] = ()
     output: Any = None
+    inputs: Mapping[str, Mapping[str, Action]] = field(default_factory=dict)
 
 
 class App:
@@ -195,7 +197,12 @@ class App:
     def predict(self, function: F) -> F: ...
     @overload
     def predict(
-        self, *, metric: str | Callable[..., Any] | None = None, segments: Sequence[str] = (), output: Any = None
+        self,
+        *,
+        metric: str | Callable[..., Any] | None = None,
+        segments: Sequence[str] = (),
+        output: Any = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> Callable[[F], F]: ...
     def predict(
         self,
@@ -204,15 +211,24 @@ class App:
         metric: str | Callable[..., Any] | None = None,
         segments: Sequence[str] = (),
         output: Any = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Name the function that answers: `(model, rows) -> one answer per row`. May be `async`.
+        """Name the function that answers: `(model, rows) -> one answer per row`.
+
+        May be `async`. An `async` generator is given one row at a time and yields its answer in pieces, which a client may read
+        as they come: texts are joined, anything else becomes a list.
 
         Args:
             metric: `mae`, `rmse`, `mape`, `pinball:0.9`, `log_loss`, `brier`, `error_rate`, `ndcg@10`, `hit@10`, or a function
                 `(answers, labels, rows) -> losses`, one finite number a row, lower is better.
             segments: columns; a challenger that is worse in one of their values is not let in.
+            inputs: what to do when a request is not like training: column (or `*` for all) -> `refuse`, `flag` or `accept`,
+                or a dict of them by fault: `missing`, `extra`, `null`, `nonfinite`, `range`, `unit`, `category`.
+
+        Raises:
+            InvalidInput: ST112, it stands twice, or segments is no list; ST753, inputs that mean nothing.
         """
-        self._set_prediction(None, metric, segments, output)
+        self._set_prediction(None, metric, segments, output, checked_inputs(inputs or {}))
 
         def register(function: F) -> F:
             _function_name(function, "@app.predict")
@@ -230,6 +246,7 @@ class App:
         metric: str | Callable[..., Any] | None,
         segments: Sequence[str],
         output: Any,
+        inputs: Mapping[str, Mapping[str, Action]],
     ) -> None:
         if self._prediction is not None:
             raise InvalidInput("ST112", "@app.predict stands twice; an app has one way to answer.", app=self.name)
@@ -239,7 +256,7 @@ class App:
             )
         read_metric(metric or "mae")
         self._prediction = _Prediction(
-            function=function, metric=metric or "mae", segments=tuple(segments), output=output
+            function=function, metric=metric or "mae", segments=tuple(segments), output=output, inputs=inputs
         )
 
     def save(self, function: F) -> F:
@@ -289,6 +306,11 @@ class App:
     def segments(self) -> tuple[str, ...]:
         """The columns whose values are judged one by one."""
         return self._prediction.segments if self._prediction else ()
+
+    @property
+    def input_actions(self) -> Mapping[str, Mapping[str, Action]]:
+        """What the app says to do about requests that are not like training: column -> fault -> action."""
+        return self._prediction.inputs if self._prediction else {}
 
     @property
     def params(self) -> Mapping[str, Any]:

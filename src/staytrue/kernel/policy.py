@@ -241,6 +241,10 @@ class Settings:
     """Deadline of one training."""
     memory_mb: int | None = None
     """Memory limit of one training."""
+    log: float = 1.0
+    """Share of the micro-batches that are logged when nobody is on trial; a logged row counts for 1 / log rows."""
+    durable: bool = False
+    """Answer only when the prediction is on disk. Without it a power cut may take those of the last 50 ms."""
 
     def checked(self) -> Settings:
         """These settings, or the first thing that is wrong with them.
@@ -253,6 +257,10 @@ class Settings:
             duration(self.window, what="window")
         duration(self.cooldown, what="cooldown")
         duration(self.timeout, what="timeout")
+        if not isinstance(self.durable, bool):
+            raise InvalidInput(
+                "ST106", f"app.policy(durable={self.durable!r}): expected True or False.", setting="durable"
+            )
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -271,4 +279,5 @@ _RANGES = (
     ("trial_rows", 1, 10**12),
     ("watch_rows", 0, 10**12),
     ("budget", 1, 10_000),
+    ("log", 0.0, 1.0),
 )
