@@ -11,10 +11,10 @@ need_demo = venv=$$($(PYTHON) scripts/bootstrap.py demo) && bin="$$venv/bin"
 need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check fault bench docs clean
+.PHONY: help demo test lint check fault bench bench-serve docs clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
 demo:  ## the whole loop on real data that ships with staytrue; leaves app and store in demo/
 	@$(need_demo) && "$$bin/staytrue" demo $(DEMO_ARGS) && echo "(staytrue is $$bin/staytrue here)"
@@ -40,6 +40,9 @@ fault:  ## kill -9, power cuts, full disks, at every step; takes minutes
 bench:  ## figures against baselines, one table per script
 	@$(need_dev) && status=0; for script in benchmarks/*.py; do \
 	echo; echo "== $$script"; "$$bin/python" "$$script" || status=1; done; exit $$status
+
+bench-serve:  ## what an answer over HTTP costs, beside FastAPI, mlflow and others; needs wrk
+	@$(need_dev) && "$$bin/python" benchmarks/serving/bench.py
 
 docs:  ## the pages as HTML in site/
 	@$(need_dev) && "$$bin/python" scripts/docs.py
