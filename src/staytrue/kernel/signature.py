@@ -145,11 +145,14 @@ class Signature:
     """The columns of a request, in the order in which the model gets them, then key and time.
 
     Attributes:
+        key, time: the columns that say which row it is and when it happened; either may be a feature too.
         ignored: columns of the source that no prediction needs; a request may hold them.
         extra: what to do about columns that nobody knows.
     """
 
     features: tuple[Feature, ...]
+    key: str | None = None
+    time: str | None = None
     ignored: frozenset[str] = frozenset()
     extra: Action = "flag"
 
@@ -163,10 +166,6 @@ class Signature:
         """The columns that the model gets, in its order."""
         return tuple(one.name for one in self.features if one.role == "feature")
 
-    def named(self, role: Literal["key", "time"]) -> str | None:
-        """The column with that role; a feature may be the app's key or time too."""
-        return next((one.name for one in self.features if one.role == role), None)
-
     def document(self) -> dict[str, Any]:
         """The signature as JSON; `from_document` reads it.
 
@@ -177,6 +176,8 @@ class Signature:
         """
         return {
             "columns": [one.document() for one in self.features],
+            "key": self.key,
+            "time": self.time,
             "ignored": sorted(self.ignored),
             "extra": self.extra,
         }
@@ -190,7 +191,13 @@ class Signature:
             if known["categories"] is not None:
                 known["categories"] = frozenset(known["categories"])
             features.append(Feature(**known))
-        return cls(features=tuple(features), ignored=frozenset(document["ignored"]), extra=document["extra"])
+        return cls(
+            features=tuple(features),
+            key=document["key"],
+            time=document["time"],
+            ignored=frozenset(document["ignored"]),
+            extra=document["extra"],
+        )
 
 
 def signature(
@@ -239,7 +246,9 @@ def signature(
         made.append(_feature(name, types[name], role, sketches.get(name), said))
     beside = frozenset(name for name, _ in schema if name not in asked)
     extra = said.get("*", {}).get("extra", DEFAULTS["extra"])
-    return Signature(features=tuple(made), ignored=beside | (frozenset({label}) if label else frozenset()), extra=extra)
+    if label:
+        beside |= {label}
+    return Signature(features=tuple(made), key=key, time=time, ignored=beside, extra=extra)
 
 
 def checked_inputs(inputs: Mapping[str, Any]) -> dict[str, dict[str, Action]]:

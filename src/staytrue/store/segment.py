@@ -136,11 +136,11 @@ class SegmentWriter:
         self._written = self._synced = 0
         self._failures: list[_Failure] = []
 
-    def append(self, body: bytes, answers: bytes) -> int:
+    def append(self, body: bytes | memoryview, answers: bytes) -> int:
         """Writes a record of predictions (u32 length of body, body, answers); gives back its ticket for `commit`."""
         return self.write(_U32.pack(len(body)), body, answers)
 
-    def write(self, *parts: bytes) -> int:
+    def write(self, *parts: bytes | memoryview) -> int:
         """Writes one record, the parts joined, in one call; gives back its ticket for `commit`.
 
         Raises:

@@ -53,7 +53,7 @@ def test_a_row_like_those_of_training_is_read_without_a_word():
 
 def test_the_model_sees_the_features_and_neither_key_nor_time():
     assert SHOP.seen == tuple(FEATURES)
-    assert (SHOP.named("key"), SHOP.named("time")) == ("id", "at")
+    assert (SHOP.key, SHOP.time) == ("id", "at")
 
 
 def test_key_and_time_may_be_left_out():

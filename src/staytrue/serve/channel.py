@@ -1,0 +1,154 @@
+"""Channel: what front and lane say to each other over a socket, as length, kind and MessagePack.
+
+    front -> lane    u32 length | u8 kind | body      body = (seq, at, arm, weight, requests, flags, block)
+    lane -> front    u32 length | (seq, last, answers, errors, logged)
+
+The body is what is logged, byte for byte: the lane adds the answers to it and writes both with one call.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+__all__ = [
+    "LOGGED",
+    "STREAMED",
+    "UNLOGGED",
+    "Asked",
+    "Told",
+    "ask",
+    "asked",
+    "frames_of",
+    "receive",
+    "sizes",
+    "tell",
+    "told",
+]
+
+LOGGED: Final = 1
+UNLOGGED: Final = 2
+STREAMED: Final = 3
+"""Asked for in pieces, and logged."""
+
+_LENGTH = struct.Struct("<I")
+_HEAD = struct.Struct("<IB")
+
+
+class Asked(NamedTuple):
+    """A micro-batch on its way to a lane.
+
+    Attributes:
+        seq: counts up in each front; the answer repeats it.
+        at: microseconds UTC, when the oldest request came in.
+        arm: `champion`, `challenger` or `shadow`.
+        weight: of how many rows each of these is one in the log.
+        requests: (id of the first row, rows) of each request.
+        flags: (row of the batch, `column:fault`) of what was accepted all the same.
+        block: the rows, packed.
+    """
+
+    seq: int
+    at: int
+    arm: str
+    weight: float
+    requests: list[tuple[bytes, int]]
+    flags: list[tuple[int, str]]
+    block: bytes
+
+
+class Told(NamedTuple):
+    """What a lane answers to one `Asked`, in one message or, streamed, in several.
+
+    Attributes:
+        last: whether nothing more comes to this seq.
+        answers: a request's answers as JSON text of a list (streamed: of one piece), None where it failed.
+        errors: the error document of each request that failed, by its place.
+        logged: whether the prediction is in the log.
+    """
+
+    seq: int
+    last: bool
+    answers: list[bytes | None]
+    errors: dict[int, dict[str, Any]]
+    logged: bool
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_asked = msgspec.msgpack.Decoder(Asked).decode
+_told = msgspec.msgpack.Decoder(Told).decode
+
+
+def ask(kind: int, body: Asked) -> bytes:
+    """The frame that asks; `asked` reads what follows its head.
+
+    Example:
+        >>> frame = ask(LOGGED, Asked(1, 0, "champion", 1.0, [(bytes(16), 2)], [], b""))
+        >>> asked(frame[5:]).requests[0][1]
+        2
+    """
+    data = _encode(body)
+    return _HEAD.pack(len(data) + 1, kind) + data
+
+
+def asked(body: bytes | memoryview) -> Asked:
+    """What a body asks."""
+    return _asked(body)
+
+
+def tell(said: Told) -> bytes:
+    """The frame that answers."""
+    data = _encode(said)
+    return _LENGTH.pack(len(data)) + data
+
+
+def told(body: bytes | memoryview) -> Told:
+    """What an answer says."""
+    return _told(body)
+
+
+def receive(sock: socket.socket, into: bytearray) -> memoryview | None:
+    """The next frame (kind and body) of a blocking socket, in `into`, which grows; None when the other end is gone."""
+    if not _fill(sock, memoryview(into)[:4]):
+        return None
+    (size,) = _LENGTH.unpack_from(into)
+    if size > len(into):
+        into.extend(bytes(size - len(into)))
+    view = memoryview(into)[:size]
+    return view if _fill(sock, view) else None
+
+
+def _fill(sock: socket.socket, view: memoryview) -> bool:
+    while view:
+        try:
+            got = sock.recv_into(view)
+        except ConnectionError:
+            return False
+        if not got:
+            return False
+        view = view[got:]
+    return True
+
+
+def frames_of(buffer: bytearray) -> Iterator[bytes]:
+    """The whole frames at the beginning of `buffer`, taken out of it; what is not whole yet stays."""
+    at = 0
+    try:
+        while len(buffer) - at >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(buffer, at)
+            end = at + _LENGTH.size + size
+            if len(buffer) < end:
+                return
+            yield bytes(memoryview(buffer)[at + _LENGTH.size : end])
+            at = end
+    finally:
+        del buffer[:at]
+
+
+def sizes(body: Asked) -> Sequence[int]:
+    """How many rows each request of a batch has."""
+    return [size for _, size in body.requests]

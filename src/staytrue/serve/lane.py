@@ -1,0 +1,109 @@
+"""Lane: the process that answers one release's batches, one after the other, and logs each before it replies.
+
+It is forked from its worker, so it is there in milliseconds and shares the model's memory. It owns nothing but its socket
+and its log segment: when the front is gone it ends, when it is killed the front sends the batch to the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from staytrue.errors import StaytrueError
+from staytrue.serve.answerer import Answerer, Answers
+from staytrue.serve.channel import STREAMED, UNLOGGED, Asked, Told, asked, receive, sizes, tell
+from staytrue.store.segment import SegmentWriter
+
+__all__ = ["Log", "run_lane"]
+
+_RECEIVE_BYTES = 1 << 16
+_encode = msgspec.msgpack.Encoder().encode
+_json = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """Where predictions go. `durable`: a reply waits for the disk."""
+
+    writer: SegmentWriter
+    durable: bool
+
+    def kept(self, body: bytes | memoryview, data: list[bytes | None]) -> bool:
+        """Whether the record is written: whole, or not at all."""
+        try:
+            ticket = self.writer.append(body, _encode(data))
+            if self.durable:
+                self.writer.commit(ticket)
+        except StaytrueError:
+            # A shop whose disk is full goes on selling; the answer says that it is in no log, and the front counts it.
+            return False
+        return True
+
+
+def run_lane(sock: socket.socket, answerer: Answerer, log: Log | None) -> None:
+    """Answer until the other end is gone."""
+    if answerer.is_async:
+        asyncio.run(_answer_beside(sock, answerer, log))
+    else:
+        _answer_in_turn(sock, answerer, log)
+
+
+def _answer_in_turn(sock: socket.socket, answerer: Answerer, log: Log | None) -> None:
+    buffer = bytearray(_RECEIVE_BYTES)
+    unpack, answered = answerer.layout.unpack, answerer.answered
+    while (frame := receive(sock, buffer)) is not None:
+        body = frame[1:]
+        batch = asked(body)
+        answers = answered(unpack(batch.block), sizes(batch))
+        said = _said(batch, body, answers, None if frame[0] == UNLOGGED else log)
+        with contextlib.suppress(ConnectionError):  # the front is gone: the next `receive` ends the loop
+            sock.sendall(tell(said))
+        del frame, body, batch  # or the buffer could not grow
+
+
+def _said(batch: Asked, body: bytes | memoryview, answers: list[Answers], log: Log | None) -> Told:
+    """The reply to a batch, once what it says is in the log."""
+    data = [one.data for one in answers]
+    errors = {place: one.error for place, one in enumerate(answers) if one.error is not None}
+    logged = log is not None and any(one is not None for one in data) and log.kept(body, data)
+    return Told(batch.seq, True, data, errors, logged)
+
+
+async def _answer_beside(sock: socket.socket, answerer: Answerer, log: Log | None) -> None:
+    """For predict functions that wait: every request is a task of its own."""
+    sock.setblocking(False)
+    reader, writer = await asyncio.open_unix_connection(sock=sock)
+    under_way: set[asyncio.Task[None]] = set()
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            size = int.from_bytes(await reader.readexactly(4), "little")
+            frame = await reader.readexactly(size)
+            task = asyncio.create_task(_one(answerer, frame, log, writer.write))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+    for task in under_way:
+        task.cancel()
+
+
+async def _one(answerer: Answerer, frame: bytes, log: Log | None, write: Callable[[bytes], Any]) -> None:
+    batch = asked(memoryview(frame)[1:])
+    block = answerer.layout.unpack(batch.block)
+    try:
+        if frame[0] == STREAMED:
+            pieces = []
+            async for piece in answerer.pieces(block):
+                pieces.append(piece)
+                write(tell(Told(batch.seq, False, [_json(piece)], {}, False)))
+            values = answerer.whole(pieces)
+        else:
+            values = await answerer.awaited(block)
+        answers = [Answers(data=_json(values))]
+    except StaytrueError as exc:
+        answers = [Answers(error=exc.document())]
+    write(tell(_said(batch, frame[1:], answers, None if frame[0] == UNLOGGED else log)))
