@@ -44,8 +44,9 @@ __all__ = [
     "SegmentWriter",
     "Syncer",
     "closed_segments",
+    "damaged_segments",
     "read_segment",
-    "remove_if_dead",
+    "remove_if_empty",
     "segments",
     "traffic_folder",
 ]
@@ -403,15 +404,15 @@ def _is_closed(path: Path) -> bool:
     return False
 
 
-def remove_if_dead(path: Path) -> bool:
-    """Deletes a segment whose writer died before the header was written; whether it was one."""
+def remove_if_empty(path: Path) -> bool:
+    """Deletes a closed segment without a single whole record; whether it was one."""
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             # Under the lock: a writer that has made the file but not locked it yet then sees that it is gone.
             if _locked(descriptor):
                 found = read_segment(path)
-                if found.header is None and not found.damaged:
+                if not found.payloads and not found.damaged:
                     path.unlink(missing_ok=True)
                     return True
         finally:
@@ -483,6 +484,23 @@ def read_segment(path: Path) -> Segment:
         torn_bytes=len(data) - at,
         damaged=tuple(damaged),
     )
+
+
+def damaged_segments(root: Path) -> list[tuple[Path, tuple[int, ...]]]:
+    """The segments of a store in which bytes changed, and where. A torn end is no damage: nobody was told of it.
+
+    Example:
+        >>> damaged_segments(Path("no store"))
+        []
+    """
+    found = []
+    for path in sorted((root / "traffic").glob(f"*/*/*{_SUFFIX}")):
+        # Compacted between the look and the reading: its rows are objects now.
+        with contextlib.suppress(FileNotFoundError):
+            damaged = read_segment(path).damaged
+            if damaged:
+                found.append((path, damaged))
+    return found
 
 
 def _record(data: memoryview, at: int) -> memoryview | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -15,6 +15,7 @@ from staytrue.settings import setting
 from staytrue.store import frames, models, tables
 from staytrue.store.ledger import LIVE, Event, Ledger
 from staytrue.store.objects import LocalObjects
+from staytrue.store.traffic import Traffic
 
 __all__ = ["KeptRelease", "KeptTable", "Store", "open_store"]
 
@@ -240,17 +241,35 @@ class Store:
         """The model with this digest, loaded into this process, by `loader` when the app's `@app.save` wrote it."""
         return models.load(self.objects, Digest(model), self.seal_of(model), self.key, loader)
 
-    def traffic(self, since: datetime | None = None, until: datetime | None = None) -> Sequence[Mapping[str, Any]]:
-        """Predictions joined to the labels known by then.
+    def traffic(
+        self,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        app: str | None = None,
+        known_by: datetime | None = None,
+    ) -> Traffic:
+        """The predictions made from `since` to before `until`, joined to the labels known by then.
+
+        Args:
+            known_by: labels that arrived before it count; left out: `until`, or all there are.
 
         Raises:
-            NotFound: ST477, this version serves nothing yet, so there is no traffic.
+            InvalidInput: ST700, a time without a time zone; ST472.    NotFound: ST471.
         """
-        raise NotFound(
-            "ST477",
-            "No traffic is kept: this version replays the past and does not serve yet.",
-            since=str(since),
-            until=str(until),
+        times = {"since": since, "until": until, "known_by": known_by}
+        for name, time in times.items():
+            if time is not None and time.tzinfo is None:
+                raise InvalidInput(
+                    "ST700", f"Can't read traffic: {name}={time} has no time zone; give UTC.", field=name
+                )
+        return Traffic(
+            objects=self.objects,
+            ledger=self.ledger,
+            app=self.app(app),
+            since=since,
+            until=until,
+            known_by=until if known_by is None else known_by,
         )
 
     def close(self) -> None:

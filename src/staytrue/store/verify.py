@@ -1,4 +1,4 @@
-"""Verify: every object against its digest, every reference against an object, the ledger's chain link by link.
+"""Verify: every object against its digest, every reference against an object, the chain link by link, the log of traffic.
 
 It reads and changes nothing. What is wrong comes with the releases that it touches, so that a person knows what to do.
 """
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from staytrue.store.gc import reach
+from staytrue.store.segment import damaged_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from staytrue.kernel.release import Digest
     from staytrue.store.gc import Reach
@@ -23,9 +25,9 @@ __all__ = ["Problem", "Report", "verify"]
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that does not hold. `digest` is None for the ledger; `releases`: those that need the object, sorted."""
+    """One thing that does not hold. `digest` is None but for objects; `releases`: those that need the object, sorted."""
 
-    kind: Literal["damaged", "missing", "ledger"]
+    kind: Literal["damaged", "missing", "ledger", "traffic"]
     digest: Digest | None
     sentence: str
     releases: tuple[str, ...]
@@ -61,9 +63,20 @@ def verify(objects: LocalObjects, ledger: Ledger, progress: Callable[[int, int],
         if progress is not None:
             progress(count, size_bytes)
     problems = [Problem(kind="ledger", digest=None, sentence=said, releases=()) for said in ledger.verify()]
+    problems += [
+        Problem(kind="traffic", digest=None, sentence=_of_segment(path, places), releases=())
+        for path, places in damaged_segments(objects.root)
+    ]
     problems += [_problem("missing", name, known) for name in sorted(missing)]
     problems += [_problem("damaged", name, known) for name in sorted(damaged)]
     return Report(problems=problems, objects=count, bytes=size_bytes)
+
+
+def _of_segment(path: Path, places: tuple[int, ...]) -> str:
+    return (
+        f"Segment {path.name} changed on disk: {len(places)} places hold no record of traffic, the first at byte "
+        f"{places[0]:,}. What is whole around them is still read; the file is kept and never compacted."
+    )
 
 
 def _problem(kind: Literal["damaged", "missing"], name: Digest, known: Reach) -> Problem:
