@@ -10,6 +10,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -28,9 +29,16 @@ _NO_TYPES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def rows(
-    body: bytes, content_type: str, features: Sequence[str], types: Mapping[str, str] = _NO_TYPES
+    body: bytes,
+    content_type: str,
+    features: Sequence[str],
+    types: Mapping[str, str] = _NO_TYPES,
+    *,
+    most_rows: int = 1 << 16,
 ) -> list[Row] | Problem:
-    """The rows of a request, or why there are none: 400 not readable, 415 another content type, 422 not of the protocol.
+    """The rows of a request, or why there are none.
+
+    Problems: 400 not readable, 413 too many rows, 415 another content type, 422 not of the protocol.
 
     Args:
         content_type: the header as sent; empty is JSON.
@@ -48,11 +56,11 @@ def rows(
     kind = content_type.partition(";")[0].strip().lower()
     try:
         if kind == "text/csv":
-            return _csv(body, types)
+            return _csv(body, types, most_rows)
         if kind not in {"", "application/json"}:
             detail = f"Can't read {shown(kind)}: /invocations takes application/json and text/csv."
             return Problem(status=415, code="ST735", detail=detail)
-        return _json(body, features)
+        return _json(body, features, most_rows)
     except _WrongError as wrong:
         return wrong.problem
 
@@ -77,10 +85,11 @@ class _WrongError(Exception):
     def __init__(self, detail: str, *, status: int = 422, **known: Any) -> None:
         super().__init__(detail)
         faults = (fault(detail, **known),) if known else ()
-        self.problem = Problem(status=status, code="ST730" if status == 400 else "ST731", detail=detail, errors=faults)
+        code = {400: "ST730", 413: "ST736"}.get(status, "ST731")
+        self.problem = Problem(status=status, code=code, detail=detail, errors=faults)
 
 
-def _json(body: bytes, features: Sequence[str]) -> list[Row]:
+def _json(body: bytes, features: Sequence[str], most_rows: int) -> list[Row]:
     try:
         document = _decode(body)
     except (ValueError, RecursionError) as exc:
@@ -97,6 +106,8 @@ def _json(body: bytes, features: Sequence[str]) -> list[Row]:
             "'params' has something in it, but this app takes no parameters. Leave it out.", field="params"
         )
     (form,) = given
+    # Counted before a dict is made of each: two bytes of a request can be a row.
+    _check_count(_count(document[form]), most_rows)
     return _READERS[form](form, document[form], features)
 
 
@@ -177,6 +188,18 @@ _READERS: Final[Mapping[str, _Reader]] = {
 }
 
 
+def _count(value: Any) -> int:
+    """How many rows it would be."""
+    if isinstance(value, dict):
+        return max((len(values) for values in value.values() if isinstance(values, list)), default=0)
+    return len(value) if isinstance(value, list) else 0
+
+
+def _check_count(count: int, most_rows: int) -> None:
+    if count > most_rows:
+        raise _WrongError(f"The request has more than {most_rows:,} rows. Send them in several requests.", status=413)
+
+
 def _named(form: str, i: int, row: Any, names: Sequence[str]) -> Row:
     if not isinstance(row, list):
         raise _WrongError(
@@ -192,18 +215,20 @@ def _named(form: str, i: int, row: Any, names: Sequence[str]) -> Row:
     return dict(zip(names, row, strict=True))
 
 
-def _csv(body: bytes, types: Mapping[str, str]) -> list[Row]:
+def _csv(body: bytes, types: Mapping[str, str], most_rows: int) -> list[Row]:
     try:
-        lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True))
+        reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
+        names = next(reader, [])
+        lines = list(islice((line for line in reader if line), most_rows + 1))
     except (UnicodeDecodeError, csv.Error) as exc:
         raise _WrongError(f"The body is not CSV in UTF-8: {str(exc)[:120]}.", status=400) from None
-    if not lines or not lines[0]:
+    if not names:
         raise _WrongError("The CSV is empty; expected a first line with the columns' names.")
-    names = lines[0]
+    _check_count(len(lines), most_rows)
     twice = _repeated(names)
     if twice is not None:
         raise _WrongError(f"Two columns of the CSV are named {shown(twice)!r}.", field=shown(twice))
-    cells = [_named("csv", i, line, names) for i, line in enumerate(line for line in lines[1:] if line)]
+    cells = [_named("csv", i, line, names) for i, line in enumerate(lines)]
     return [{name: _cell(cell, types.get(name)) for name, cell in row.items()} for row in cells]
 
 
