@@ -343,7 +343,8 @@ def _build(values: NDArray[Any], valid: NDArray[np.bool_] | None, type_name: str
 def _of_type(values: list[Any], wanted: DataType) -> ac.Array:
     if _Is.is_null(wanted):
         return ac.Array.from_arrow(na.c_array_from_buffers(na.null(), len(values), [], null_count=len(values)))
-    return ac.Array(values, wanted)
+    # There is no constructor from Python values for every type, but nothing at all can be cast to any.
+    return ac.Array(values, wanted) if values else _of_type([], DataType.null()).cast(wanted)
 
 
 def _from_numpy(values: NDArray[Any], *, nan_is_null: bool) -> ac.Array:  # noqa: PLR0911  a case for each kind

@@ -361,3 +361,9 @@ def test_parquet_keeps_types_and_gives_the_same_bytes_twice():
 def test_damaged_parquet_is_corrupt_and_not_a_crash(data):
     with pytest.raises(Corrupt, match="ST209"):
         read_parquet(data)
+
+
+def test_columns_of_no_rows_can_be_read_whatever_their_type():
+    none = concat([no_rows((("at", "timestamp[UTC]"), ("vector", "list<float32>[2]"), ("day", "date")))])
+
+    assert [len(column(none, name).valid) for name in none.column_names] == [0, 0, 0]
