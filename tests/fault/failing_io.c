@@ -6,7 +6,7 @@
  * A process started with FAILING_IO="DIRECTORY\tN\tERROR\tFOREVER\tTOLD\tONLY" has made the first two calls already, and so have the
  * processes that it starts, each with a count of its own. ONLY: not those without this text among their arguments. The file
  * TOLD appears with the first failure.
- * Write-like: write, pwrite, fsync, fdatasync, ftruncate, rename, mkdir, and open of a file that is not there yet.
+ * Write-like: write, writev, pwrite, fsync, fdatasync, ftruncate, rename, mkdir, and open of a file that is not there yet.
  * unlink is recorded but never fails: a full disk must still let go of things.
  */
 #define _GNU_SOURCE
@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -97,13 +98,35 @@ static void note(char what, const char *path, uint64_t offset, const void *data,
     errno = saved;
 }
 
+/* Where the next write goes. */
+static off_t position(int fd) {
+    struct stat status;
+    int appends = REAL(fcntl)(fd, F_GETFL) & O_APPEND;
+    return appends && fstat(fd, &status) == 0 ? status.st_size : lseek(fd, 0, SEEK_CUR);
+}
+
 ssize_t write(int fd, const void *data, size_t size) {
     char path[PATH_MAX];
     int ours = path_of(fd, path);
     if (ours && fails()) return -1;
-    off_t offset = ours ? lseek(fd, 0, SEEK_CUR) : 0;
+    off_t offset = ours ? position(fd) : 0;
     ssize_t done = REAL(write)(fd, data, size);
     if (ours && done > 0) note('w', path, (uint64_t)offset, data, (uint64_t)done);
+    return done;
+}
+
+ssize_t writev(int fd, const struct iovec *parts, int count) {
+    char path[PATH_MAX];
+    int ours = path_of(fd, path);
+    if (ours && fails()) return -1;
+    off_t offset = ours ? position(fd) : 0;
+    ssize_t done = REAL(writev)(fd, parts, count);
+    ssize_t left = ours && diary >= 0 ? done : 0;
+    for (int i = 0; i < count && left > 0; i++) {
+        size_t size = parts[i].iov_len < (size_t)left ? parts[i].iov_len : (size_t)left;
+        note('w', path, (uint64_t)(offset + done - left), parts[i].iov_base, size);
+        left -= (ssize_t)size;
+    }
     return done;
 }
 

@@ -26,7 +26,19 @@ from numpy.typing import NDArray
 
 from staytrue.errors import InvalidInput
 
-__all__ = ["Kind", "Sketch", "category", "describe", "kind_of", "merge", "moved", "psi", "quantile", "sketch"]
+__all__ = [
+    "Kind",
+    "Sketch",
+    "category",
+    "describe",
+    "exact_sum",
+    "kind_of",
+    "merge",
+    "moved",
+    "psi",
+    "quantile",
+    "sketch",
+]
 
 Sketch: TypeAlias = dict[str, Any]
 Kind = Literal["number", "time", "bool", "text", "list", "null"]
@@ -216,9 +228,9 @@ def _of_numbers(values: NDArray[Any]) -> Sketch:
         "fractions": int((finite != np.trunc(finite)).sum()),
         "min": _plain(finite.min()) if len(finite) else None,
         "max": _plain(finite.max()) if len(finite) else None,
-        "sum": _exact_text(_exact_sum(finite)),
+        "sum": _exact_text(exact_sum(finite)),
         # A square that overflows has no sum; the mean stays.
-        "squares": None if large else _exact_text(_exact_sum(finite * finite)),
+        "squares": None if large else _exact_text(exact_sum(finite * finite)),
         "at": places.tolist(),
         "n": counts.tolist(),
     }
@@ -249,8 +261,16 @@ def _bucket_middle(place: int) -> float:
     return math.copysign(low if math.isinf(high) else low / 2 + high / 2, place)
 
 
-def _exact_sum(values: NDArray[np.float64]) -> tuple[int, int]:
-    """The sum as (m, e) = m * 2**e, without rounding: mantissas are added as whole numbers, exponent by exponent."""
+def exact_sum(values: NDArray[np.float64]) -> tuple[int, int]:
+    """The sum of finite floats as (m, e) = m * 2**e, without rounding: the same in any order.
+
+    Mantissas are added as whole numbers, exponent by exponent.
+
+    Example:
+        >>> mantissa, exponent = exact_sum(np.array([1e16, 1.0, -1e16]))
+        >>> mantissa * 2.0**exponent
+        1.0
+    """
     if not len(values):
         return 0, 0
     mantissas, exponents = np.frexp(values)

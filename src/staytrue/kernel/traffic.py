@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from staytrue.errors import InvalidInput
+from staytrue.kernel.sketch import exact_sum
 
 __all__ = ["Label", "Tallies", "Tally", "first_of_each", "merge", "ranks", "tally", "winners"]
 
 Ints = NDArray[np.int64]
 
-_HALF = 2**26
 _LARGEST_LOSS = 1e150
 
 
@@ -289,18 +289,8 @@ def _summed(weight: NDArray[np.float64], losses: NDArray[np.float64]) -> Tally:
 
 
 def _exact(values: NDArray[np.float64]) -> Fraction:
-    """The sum without rounding: mantissas are added as whole numbers, exponent by exponent."""
-    if not len(values):
-        return Fraction(0)
-    mantissas, exponents = np.frexp(values)
-    whole = np.ldexp(mantissas, 53).astype(np.int64)
-    low = int(exponents.min())
-    total = 0
-    # In halves, so that the float sums of `bincount` stay exact: 2**27 * n < 2**53 for up to 67 million values.
-    for half, shift in ((whole >> 26, 26), (whole & (_HALF - 1), 0)):
-        sums = np.bincount((exponents - low).astype(np.int64), weights=half.astype(np.float64))
-        total += sum(int(part) << (place + shift) for place, part in enumerate(sums.tolist()) if part)
-    return Fraction(total) * Fraction(2) ** (low - 53)
+    mantissa, exponent = exact_sum(values)
+    return Fraction(mantissa) * Fraction(2) ** exponent
 
 
 def _spelled(value: int | Fraction) -> int | str:
