@@ -16,7 +16,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-__all__ = ["Conflict", "Corrupt", "InvalidInput", "NotFound", "Refused", "StaytrueError", "Unavailable"]
+__all__ = [
+    "Conflict",
+    "Corrupt",
+    "InvalidInput",
+    "NotFound",
+    "Refused",
+    "StaytrueError",
+    "Unavailable",
+    "from_document",
+]
 
 
 class StaytrueError(Exception):
@@ -76,6 +85,25 @@ class Corrupt(StaytrueError):
     """Bytes are not what they were."""
 
     exit_code = 1
+
+
+def from_document(document: dict[str, Any]) -> StaytrueError | None:
+    """The error that was written as `document`; None when it is none of ours.
+
+    Example:
+        >>> from_document(NotFound("ST473", "No release.", id="ab").document())
+        NotFound('No release.')
+        >>> from_document({"error": "KeyError", "code": None}) is None
+        True
+    """
+    kind = _tree(StaytrueError).get(str(document.get("error")))
+    if kind is None or not str(document.get("code")).startswith("ST"):
+        return None
+    return kind(document["code"], document["message"], **document.get("facts", {}))
+
+
+def _tree(kind: type[StaytrueError]) -> dict[str, type[StaytrueError]]:
+    return {kind.__name__: kind} | {name: k for sub in kind.__subclasses__() for name, k in _tree(sub).items()}
 
 
 def _rebuild(kind: type[StaytrueError], code: str, message: str, facts: dict[str, Any]) -> StaytrueError:

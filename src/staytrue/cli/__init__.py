@@ -19,6 +19,7 @@ VERBS = {
     "fetch": "ask the sources for new rows and hold them against their contract",
     "train": "train now, through the same gates",
     "replay": "policies side by side over the past: loss, retrains, bad days, cost",
+    "up": "serve the champion, log every prediction, join the labels, until Ctrl-C",
     "status": "is it right now? what changed? what is to blame? what happens next?",
     "log": "what happened, and why",
     "show": "one release, event or table",

@@ -34,7 +34,7 @@ from staytrue.engines.guard import DETACHED, KILL, Ended, Guard, reap, signal_gr
 from staytrue.engines.launcher import CANT_WRITE, read_frame, write_frame
 from staytrue.errors import InvalidInput, NotFound, Refused, StaytrueError, Unavailable
 
-__all__ = ["Handle", "Job", "Mode", "Outcome", "ProcessPool", "Status"]
+__all__ = ["Handle", "Job", "Mode", "Outcome", "ProcessPool", "Status", "environment"]
 
 Status = Literal["done", "failed", "timeout", "cancelled", "lost", "memory"]
 Mode = Literal["fork", "spawn"]
@@ -680,7 +680,7 @@ class _Foreman:
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 bufsize=0,
-                env=_environment(cores),
+                env=environment(cores),
                 **DETACHED,
             )
         due = _NEVER if mode == "spawn" else time.monotonic() + self._start_s
@@ -812,7 +812,13 @@ def _default_mode() -> Mode:
     return "spawn" if sys.platform == "darwin" and wish != "1" else "fork"
 
 
-def _environment(cores: int) -> dict[str, str]:
+def environment(cores: int) -> dict[str, str]:
+    """What a process of ours finds in its environment, so that native libraries take no more cores than it was granted.
+
+    Example:
+        >>> environment(2)["OMP_NUM_THREADS"]
+        '2'
+    """
     numbered = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "RAYON")
     limited = ("NUMEXPR_MAX", "VECLIB_MAXIMUM", "POLARS_MAX")
     threads = {f"{name}_NUM_THREADS": str(cores) for name in numbered}

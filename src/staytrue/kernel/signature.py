@@ -502,7 +502,7 @@ def _expected(one: Feature) -> str:
     if one.categories is not None:
         names = sorted(name[1:] for name in one.categories)
         words = f"one of {', '.join(names)}" if len(names) <= _FEW else f"one of {len(names)} known texts"
-    elif one.low is not None and one.high is not None:
+    elif one.low is not None and one.high is not None and one.role == "feature":
         words += f" from {one.low:g} to {one.high:g}"
     return f"{words}, or null" if one.nullable and one.type != "null" else words
 
@@ -600,6 +600,8 @@ def _moment(type_name: str, value: Any) -> int:
             moment = datetime.fromisoformat(value)
         except ValueError:
             raise _UnreadableError("a text that is no time") from None
+        if len(value) == _DATE_ALONE and type_name == "timestamp[UTC]":
+            moment = moment.replace(tzinfo=UTC)  # a day is its midnight in UTC, as in a source
     else:
         raise _UnreadableError(_kind(value))
     if type_name == "timestamp[UTC]" and moment.tzinfo is None:
@@ -616,6 +618,7 @@ def _moment(type_name: str, value: Any) -> int:
 
 
 _DAY: Final = 86_400_000_000
+_DATE_ALONE: Final = len("2026-03-01")
 
 
 def _kind(value: Any) -> str:

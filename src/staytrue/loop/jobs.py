@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from staytrue.engines.process import Handle, Job, Outcome, ProcessPool
-from staytrue.errors import InvalidInput, Refused, StaytrueError, Unavailable
+from staytrue.errors import InvalidInput, Refused, StaytrueError, Unavailable, from_document
 
 __all__ = ["Steps", "drive", "result_of", "tells_of_the_job"]
 
@@ -103,9 +103,9 @@ def result_of(outcome: Outcome, *, doing: str) -> dict[str, Any]:
     if outcome.status == "done" and outcome.result is not None:
         return outcome.result
     error = outcome.error or {}
-    raised = error.get("code")
-    if raised and str(raised).startswith("ST") and error.get("error") in _OURS:
-        raise _OURS[error["error"]](raised, error["message"], **error.get("facts", {}))
+    ours = from_document(error)
+    if ours is not None:
+        raise ours
     if outcome.status == "failed" and error.get("traceback"):
         last = "".join(str(error["traceback"]).strip().splitlines(keepends=True)[-4:])
         raise InvalidInput(
@@ -133,10 +133,3 @@ def tells_of_the_job(error: StaytrueError) -> bool:
 
 
 _CRASHES = ("ST336", "ST337", "ST341")
-
-
-def _tree(kind: type[StaytrueError]) -> dict[str, type[StaytrueError]]:
-    return {kind.__name__: kind} | {name: k for sub in kind.__subclasses__() for name, k in _tree(sub).items()}
-
-
-_OURS = _tree(StaytrueError)

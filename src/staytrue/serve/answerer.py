@@ -51,6 +51,7 @@ class Answerer:
         model: loaded.
         signature: what it wants to be asked.
         layout: of the blocks that it is given: the columns of its signature.
+        label_type: what its answers are held against.
     """
 
     id: Digest
@@ -59,6 +60,7 @@ class Answerer:
     model: Any
     signature: Signature
     layout: Layout
+    label_type: str
 
     @cached_property
     def name(self) -> str:
@@ -217,30 +219,39 @@ def open_answerer(store: Store, release_id: Digest) -> Answerer:
             "ST754", f"Release {release_id[:8]} has no source with label=: there is nothing to ask it.", id=release_id
         )
     model = models.load(store.objects, Digest(release.model), store.seal_of(release.model), store.key, app.loader)
-    made = _signature(store, release, app, app.labelled.spec)
+    made, label_type = _signature(store, release, app, app.labelled.spec)
     answerer = Answerer(
-        id=release_id, release=release, app=app, model=model, signature=made, layout=Layout(made.schema)
+        id=release_id,
+        release=release,
+        app=app,
+        model=model,
+        signature=made,
+        layout=Layout(made.schema),
+        label_type=label_type,
     )
     _check_golden(store, answerer)
     return answerer
 
 
-def _signature(store: Store, release: Release, app: App, spec: SourceSpec) -> Signature:
-    """From the table that the model was trained on: that is what it knows, whatever table a revert put beside it."""
+def _signature(store: Store, release: Release, app: App, spec: SourceSpec) -> tuple[Signature, str]:
+    """The signature, and the label's type.
+
+    From the table that the model was trained on: that is what it knows, whatever table a revert put beside it.
+    """
     recipe = store.recipe(release.recipe)
     table = store.table_by_id(recipe.tables[spec.name]).table
     names = [name for name, _ in table.schema]
     features = spec.features or [name for name in names if name not in (spec.time, spec.key, spec.label)]
-    known = tables.sketches(store.objects, table)
-    return signature(
+    made = signature(
         table.schema,
-        known,
+        tables.sketches(store.objects, table),
         features=list(features),
         key=spec.key,
         time=spec.time,
         label=spec.label,
         inputs=app.input_actions,
     )
+    return made, dict(table.schema)[str(spec.label)]
 
 
 def _check_golden(store: Store, answerer: Answerer) -> None:

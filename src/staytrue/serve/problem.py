@@ -29,6 +29,7 @@ CONTENT_TYPE: Final = b"application/problem+json"
 RETRY_AFTER_S: Final = 1
 
 _LONGEST_TEXT = 80
+_LONGEST_SENTENCE = 500
 _encode = msgspec.json.Encoder().encode
 
 
@@ -65,7 +66,7 @@ class Problem:
             "code": self.code,
         }
         if self.errors:
-            document["errors"] = [{name: shown(value) for name, value in one.items()} for one in self.errors]
+            document["errors"] = [{name: _told(name, value) for name, value in one.items()} for one in self.errors]
         return {**document, **self.more}
 
     def body(self) -> bytes:
@@ -90,6 +91,11 @@ def fault(message: str, **known: Any) -> Fault:
         {'row': 2, 'field': 'size', 'fault': 'missing', 'message': "Row 2 has no 'size'."}
     """
     return {**{name: value for name, value in known.items() if value is not None}, "message": message}
+
+
+def _told(name: str, value: Any) -> Any:
+    """A member of an error; our own sentences are whole, what came from outside is short."""
+    return _writable(str(value))[:_LONGEST_SENTENCE] if name in {"message", "expected"} else shown(value)
 
 
 def shown(value: Any) -> Any:

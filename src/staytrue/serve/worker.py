@@ -71,7 +71,7 @@ def _told(answerer: Answerer) -> dict[str, Any]:
     return {
         "app": answerer.app.name,
         "signature": answerer.signature.document(),
-        "label": {"name": labelled.spec.label, "key": labelled.spec.key} if labelled else None,
+        "label": {"name": labelled.spec.label if labelled else None, "type": answerer.label_type},
         "is_async": answerer.is_async,
         "in_pieces": answerer.in_pieces,
         "log": answerer.app.settings.log,

@@ -140,21 +140,18 @@ class Layout:
         """
         n = len(next(iter(values.values()))) if values else 0
         whole = [values[name] for name in self.whole_names]
-        gone = any(value is None for column in whole for value in column)
-        filled = [[0 if value is None else value for value in column] for column in whole] if gone else whole
-        valid = np.array([[value is not None for value in column] for column in whole], np.bool_).T if gone else None
+        gone = [[value is None for value in column] for column in whole] if any(None in c for c in whole) else None
+        if gone is not None:
+            whole = [[0 if value is None else value for value in column] for column in whole]
+        signed = [_signed(column, self._types[name]) for name, column in zip(self.whole_names, whole, strict=True)]
+        # A None becomes a NaN by itself.
+        floats = np.array([values[name] for name in self.float_names], np.float64)
         return Block(
             n=n,
-            floats=_matrix([np.array(values[name], np.float64) for name in self.float_names], n, np.float64),
-            whole=_matrix(
-                [_signed(column, self._types[name]) for name, column in zip(self.whole_names, filled, strict=True)],
-                n,
-                np.int64,
-            ),
-            valid=None if valid is None else np.ascontiguousarray(valid),
-            bools=_matrix(
-                [np.array([_coded(value) for value in values[name]], np.uint8) for name in self.bool_names], n, np.uint8
-            ),
+            floats=np.ascontiguousarray(floats.reshape(-1, n).T) if n else np.zeros((0, len(self.float_names))),
+            whole=_matrix(signed, n, np.int64),
+            valid=None if gone is None else np.ascontiguousarray(~np.array(gone, np.bool_).T),
+            bools=_matrix([np.array(_coded(values[name]), np.uint8) for name in self.bool_names], n, np.uint8),
             texts=[list(values[name]) for name in self.text_names],
             lists=[list(values[name]) for name in self.list_names],
         )
@@ -271,8 +268,8 @@ def _signed(values: Any, type_name: str) -> NDArray[np.int64]:
     return np.asarray(values, np.int64)
 
 
-def _coded(value: bool | None) -> int:  # noqa: FBT001 - it is the value of a column
-    return _NULL_BOOL if value is None else int(value)
+def _coded(values: Sequence[bool | None]) -> list[int]:
+    return [_NULL_BOOL if value is None else int(value) for value in values]
 
 
 def _filled(column: Column, null: Any) -> NDArray[Any]:

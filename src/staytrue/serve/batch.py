@@ -1,0 +1,283 @@
+"""Batch: requests that go to the model together, and what waits for its turn.
+
+Nothing ever waits for company: as soon as a lane is free, all that has come by then goes. Rows are what is counted, not
+requests. A large request is cut into chunks that take turns with the small ones, so nobody waits for another's million.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+from staytrue.serve.pace import Pace
+from staytrue.serve.problem import Problem
+from staytrue.serve.schema import Flag, Schema, Structs, refusal
+from staytrue.store.block import Block
+
+__all__ = ["Arm", "Batch", "Chunk", "Queue", "Reply", "Request"]
+
+Arm: TypeAlias = Literal["champion", "challenger", "shadow"]
+"""In which role a release answers; of a shadow nobody sees the answer."""
+
+_CHUNK_S: Final = 0.004
+"""How long a chunk of a large request may keep the small ones waiting."""
+_BATCH_S: Final = 0.025
+_LEAST_ROWS: Final = 16
+_MOST_ROWS: Final = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """The answer to a request: JSON text of the list of its answers, in one piece or in several."""
+
+    parts: Sequence[bytes]
+    flags: Sequence[Flag] = ()
+    logged: bool = True
+
+
+@dataclass(kw_only=True, eq=False, slots=True)
+class Request:
+    """Rows that want an answer from one release.
+
+    Attributes:
+        id: of its first row; row i has the id that is i higher.
+        at: microseconds UTC, when it came in.
+        size: rows.
+        rows: the rows as structs of the release's schema, or, of a large request,
+        block: as the block that they make.
+        flags: what was flagged already; None: nobody has looked at the values yet.
+        deadline_s: on the loop's clock; nobody wants the answer any more after it.
+        answered: where the answer goes.
+        piece: called with each piece of an answer that is streamed.
+    """
+
+    id: bytes
+    at: int
+    size: int
+    rows: Structs
+    deadline_s: float
+    answered: asyncio.Future[Reply | Problem]
+    arm: Arm = "champion"
+    block: Block | None = None
+    flags: list[Flag] | None = None
+    piece: Callable[[bytes], None] | None = None
+    taken: int = 0
+    _parts: dict[int, bytes] = field(default_factory=dict)
+    _got: int = 0
+    _logged: bool = True
+
+    @property
+    def gone(self) -> bool:
+        """Nobody waits for the answer any more."""
+        return self.answered.done()
+
+    def part(self, chunk: Chunk, answers: bytes, *, logged: bool) -> None:
+        """The answers to some of its rows; with the last ones it is answered."""
+        self._parts[chunk.start] = answers
+        self._got += chunk.size
+        self._logged = self._logged and logged
+        if self._got == self.size:
+            parts = [self._parts[start] for start in sorted(self._parts)]
+            self.settle(Reply(parts=parts, flags=self.flags or (), logged=self._logged))
+
+    def settle(self, outcome: Reply | Problem) -> None:
+        """Answer it, if somebody waits still."""
+        if not self.answered.done():
+            self.answered.set_result(outcome)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """Rows of a request that go in one batch."""
+
+    request: Request
+    start: int
+    size: int
+
+
+@dataclass(kw_only=True, eq=False, slots=True)
+class Batch:
+    """Chunks that go to a lane together, as one block."""
+
+    arm: Arm
+    chunks: Sequence[Chunk]
+    block: Block
+    rows: Structs
+    """Beside the block, for a release with other columns; empty for a chunk of a large request."""
+    flags: list[tuple[int, str]]
+    tries: int = 0
+
+    def taken_apart(self) -> list[Batch]:
+        """A batch for each of its chunks."""
+        made = []
+        at = 0
+        for chunk in self.chunks:
+            end = at + chunk.size
+            flags = [(row - at, text) for row, text in self.flags if at <= row < end]
+            rows, block = self.rows[at:end], self.block.slice(at, end)
+            made.append(Batch(arm=self.arm, chunks=[chunk], block=block, rows=rows, flags=flags))
+            at = end
+        return made
+
+
+class Queue:
+    """What waits for one release's lanes.
+
+    Args:
+        schema: of the release.
+        most_rows: how many rows may wait.
+        refused: called with each finding's field and fault, and whether it was refused, to be counted.
+    """
+
+    def __init__(self, schema: Schema, *, most_rows: int, noted: Callable[[str, str, bool], None]) -> None:
+        self.rows = 0
+        self.pace = Pace()
+        self._schema, self._most_rows, self._noted = schema, most_rows, noted
+        self._small: deque[Request] = deque()
+        self._large: deque[Request] = deque()
+        self._was_large = False
+
+    def __bool__(self) -> bool:
+        return bool(self._small or self._large)
+
+    def wait_s(self, rows: int) -> float:
+        """How long so many rows more would wait, as far as is known."""
+        return self.pace.wait_s(self.rows + rows, self._together())
+
+    def has_room(self, rows: int) -> bool:
+        """Whether so many rows more may wait; one request always may, however large."""
+        return self.rows == 0 or self.rows + rows <= self._most_rows
+
+    def put(self, request: Request) -> None:
+        """Let a request wait for its turn."""
+        self.rows += request.size
+        (self._small if request.block is None else self._large).append(request)
+
+    def take(self, now_s: float, *, alone: bool = False) -> Batch | None:
+        """The next batch; None when nothing is left that can be answered. `alone`: one request at a time."""
+        while self:
+            large = bool(self._large) and (not self._small or not self._was_large)
+            self._was_large = large
+            batch = self._chunk(now_s) if large else self._together_now(now_s, alone=alone)
+            if batch is not None:
+                return batch
+        return None
+
+    def drain(self, outcome: Problem) -> None:
+        """Tell everybody who waits."""
+        for waiting in (self._small, self._large):
+            while waiting:
+                request = waiting.popleft()
+                self.rows -= request.size - request.taken
+                request.settle(outcome)
+
+    def _together(self) -> int:
+        return max(_LEAST_ROWS, min(_MOST_ROWS, self.pace.rows_within(_BATCH_S)))
+
+    def _together_now(self, now_s: float, *, alone: bool) -> Batch | None:
+        waiting = self._small
+        most = 1 if alone else self._together()
+        requests: list[Request] = []
+        size = 0
+        arm = waiting[0].arm
+        while waiting and waiting[0].arm == arm and (size == 0 or size + waiting[0].size <= most):
+            request = waiting.popleft()
+            self.rows -= request.size
+            if not self._is_late(request, now_s):
+                requests.append(request)
+                size += request.size
+        return self._built(requests) if requests else None
+
+    def _chunk(self, now_s: float) -> Batch | None:
+        request = self._large[0]
+        if self._is_late(request, now_s) or request.block is None:
+            self._large.popleft()
+            self.rows -= request.size - request.taken
+            return None
+        most = max(_LEAST_ROWS, min(_MOST_ROWS, self.pace.rows_within(_CHUNK_S)))
+        size = min(most, request.size - request.taken)
+        start = request.taken
+        request.taken += size
+        self.rows -= size
+        if request.taken == request.size:
+            self._large.popleft()
+        flags = [(row - start, _flag(one)) for row, one in request.flags or () if start <= row < start + size]
+        chunk = Chunk(request=request, start=start, size=size)
+        return Batch(
+            arm=request.arm, chunks=[chunk], block=request.block.slice(start, start + size), rows=(), flags=flags
+        )
+
+    @staticmethod
+    def _is_late(request: Request, now_s: float) -> bool:
+        if request.deadline_s < now_s:
+            request.settle(LATE)
+        return request.gone
+
+    def _built(self, requests: list[Request]) -> Batch | None:
+        """One block of all these rows, after a look at every value; those that can't be answered are told so."""
+        rows: list[Any] = []
+        for request in requests:
+            rows += request.rows
+        try:
+            block = self._schema.block(rows)
+        except OverflowError:
+            return self._without_overflow(requests)
+        suspects = self._schema.suspects(block)
+        if suspects is not None:
+            left = self._looked_at(requests, suspects.tolist())
+            if len(left) < len(requests):
+                return self._built(left) if left else None
+        flags = []
+        chunks = []
+        at = 0
+        for request in requests:
+            if request.flags:
+                flags += [(at + row, _flag(one)) for row, one in request.flags]
+            chunks.append(Chunk(request=request, start=0, size=request.size))
+            at += request.size
+        return Batch(arm=requests[0].arm, chunks=chunks, block=block, rows=rows, flags=flags)
+
+    def _looked_at(self, requests: list[Request], suspects: list[bool]) -> list[Request]:
+        """The requests that may go on, what is strange about them flagged."""
+        left = []
+        at = 0
+        for request in requests:
+            mine = suspects[at : at + request.size]
+            at += request.size
+            if request.flags is None:
+                request.flags = []
+                if any(mine) and not self._explained(request, [row for row, strange in enumerate(mine) if strange]):
+                    continue
+            left.append(request)
+        return left
+
+    def _explained(self, request: Request, which: Sequence[int]) -> bool:
+        """Whether the request may be answered, after a close look at these rows."""
+        request.flags, errors = self._schema.explain(request.rows, which)
+        for _, one in request.flags:
+            self._noted(one.field, one.fault, False)
+        for error in errors:
+            self._noted(str(error["field"]), str(error["fault"]), True)
+        if errors:
+            request.settle(refusal(errors))
+        return not errors
+
+    def _without_overflow(self, requests: list[Request]) -> Batch | None:
+        """A whole number beyond 64 bits came through the decoder: find who sent it."""
+        left = [one for one in requests if one.flags is not None or self._explained(one, range(one.size))]
+        return self._built(left) if left else None
+
+
+LATE: Final = Problem(
+    status=503,
+    code="ST760",
+    detail="The answer would have come too late: the server has more to do than it can. Try again.",
+    headers=((b"retry-after", b"1"),),
+)
+
+
+def _flag(one: Any) -> str:
+    return f"{one.field}:{one.fault}"

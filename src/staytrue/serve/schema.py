@@ -1,0 +1,274 @@
+"""Schema: from the JSON of a request to rows, and from rows to a block: what a release's signature is compiled to.
+
+Rows that are like training go one way: decoded by msgspec straight into structs, checked many at once as arrays. All
+others go the other way, through `kernel.signature.read_row`, which is forty times slower and has a word for everything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from operator import attrgetter
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from staytrue.kernel.contract import list_item, micros
+from staytrue.kernel.signature import Bounds, Feature, Finding, Signature, read_row
+from staytrue.serve.problem import Problem
+from staytrue.store.block import Block, Layout
+
+__all__ = ["Flag", "Schema", "Structs"]
+
+Structs: TypeAlias = Sequence[Any]
+"""Rows as structs of the schema that made them; no other schema may use them."""
+Flag: TypeAlias = tuple[int, Finding]
+"""(row, what was accepted all the same)."""
+
+_MOST_ERRORS: Final = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """A request that was read: its rows, and what was flagged on the way (None: nobody has looked at the values yet)."""
+
+    rows: Structs
+    flags: list[Flag] | None = None
+
+
+class Schema:
+    """Reads requests for one signature.
+
+    Args:
+        signature: what is wanted.
+        most_rows: of one request.
+
+    Example:
+        >>> schema = Schema(Signature(features=(Feature(name="size", type="float64", low=1.0, high=5.0),)), most_rows=10)
+        >>> read = schema.read(b'{"rows": [{"size": 2}, {"size": 7}]}')
+        >>> block = schema.block(read.rows)
+        >>> block.floats.tolist(), schema.suspects(block).tolist()
+        ([[2.0], [7.0]], [False, True])
+        >>> schema.read(b'{"rows": [{"size": "2"}]}').errors[0]["field"]
+        'size'
+    """
+
+    def __init__(self, signature: Signature, *, most_rows: int) -> None:
+        self.signature = signature
+        self.layout = Layout(signature.schema)
+        self._most_rows = most_rows
+        self._names = [one.name for one in signature.features]
+        row = msgspec.defstruct(
+            "Row",
+            [_field(f"c{i}", one) for i, one in enumerate(signature.features)],
+            rename={f"c{i}": name for i, name in enumerate(self._names)},
+            forbid_unknown_fields=True,
+            # Nothing in a row can refer back to it, so the collector need not look at it.
+            gc=False,
+        )
+        rows = Annotated[list[row], msgspec.Meta(min_length=1, max_length=most_rows)]  # type: ignore[valid-type]
+        request = msgspec.defstruct("Request", [("rows", rows)], forbid_unknown_fields=True, gc=False)
+        self._row: Any = row
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(request).decode
+        self._tuple = msgspec.structs.astuple
+        types = dict(signature.schema)
+        self._times = [i for i, name in enumerate(self._names) if types[name].startswith(("date", "timestamp"))]
+        keyed = signature.key is not None and signature.key in self._names
+        self._key = attrgetter(f"c{self._names.index(signature.key)}") if keyed and signature.key else None
+        by_name = {one.name: one for one in signature.features}
+        self._float_bounds = Bounds.of([by_name[name] for name in self.layout.float_names])
+        self._whole_bounds = Bounds.of([by_name[name] for name in self.layout.whole_names])
+        self._known_texts = [
+            (i, frozenset({None, *(text[1:] for text in known)}))
+            for i, name in enumerate(self.layout.text_names)
+            if (known := by_name[name].categories) is not None and by_name[name].actions["category"] != "accept"
+        ]
+        self._only_floats = len(self.layout.float_names) == len(self._names)
+
+    # ------------------------------------------------------------ from JSON
+
+    def read(self, body: bytes) -> Read | Problem:
+        """The rows of `{"rows": [...]}`, or what is wrong with it, by row and field."""
+        try:
+            return Read(rows=self._decode(body).rows)
+        except msgspec.ValidationError:
+            return self._explained(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            return self._malformed(body, exc)
+
+    def read_dicts(self, rows: Sequence[Any]) -> Read | Problem:
+        """As `read`, for rows that another protocol has decoded already."""
+        if not 1 <= len(rows) <= self._most_rows:
+            return self._wrong_count(len(rows))
+        read, flags, errors = [], [], []
+        for at, row in enumerate(rows):
+            if not isinstance(row, dict):
+                errors.append(
+                    {"row": at, "field": None, "fault": "type", "message": f"Row {at} is no object of columns."}
+                )
+                continue
+            values, found = read_row(self.signature, row)
+            refused = [one for one in found if one.action == "refuse"]
+            errors += [one.document(at) for one in refused]
+            flags += [(at, one) for one in found if one.action == "flag"]
+            if not refused and not errors:
+                read.append(self._row(*(values[name] for name in self._names)))
+            if len(errors) >= _MOST_ERRORS:
+                break
+        return refusal(errors) if errors else Read(rows=read, flags=flags)
+
+    def _explained(self, body: bytes) -> Read | Problem:
+        """What msgspec would not take, read slowly: it may be refused in words, or be well all the same."""
+        try:
+            document = msgspec.json.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            return self._malformed(body, exc)
+        return self._from_document(document)
+
+    def _from_document(self, document: Any) -> Read | Problem:
+        rows = document.get("rows") if isinstance(document, dict) else None
+        if not isinstance(rows, list):
+            return Problem(status=422, code="ST756", detail='The body has no list of rows: expected {"rows": [{...}]}.')
+        if len(document) > 1:
+            other = next(name for name in document if name != "rows")
+            return Problem(
+                status=422, code="ST756", detail=f'The body has {other[:60]!r} beside "rows"; nothing reads it.'
+            )
+        return self.read_dicts(rows)
+
+    def _malformed(self, body: bytes, exc: Exception) -> Read | Problem:
+        # Python's own writer makes NaN and Infinity, which are no JSON: with them the field can be named.
+        if b"NaN" in body or b"Infinity" in body or b"e" in body or b"E" in body:
+            try:
+                return self._from_document(json.loads(body))
+            except (ValueError, RecursionError):
+                pass
+        said = "it is nested too deep" if isinstance(exc, RecursionError) else str(exc)[:200]
+        return Problem(status=400, code="ST757", detail=f"The body is no JSON: {said}")
+
+    def _wrong_count(self, count: int) -> Problem:
+        return Problem(
+            status=422 if count == 0 else 413,
+            code="ST758",
+            detail=f"The request has {count:,} rows; expected 1 to {self._most_rows:,}.",
+        )
+
+    # ------------------------------------------------------------ many rows at once
+
+    def block(self, rows: Structs) -> Block:
+        """The rows as one block.
+
+        Raises:
+            OverflowError: a whole number beyond 64 bits; `explain` names it.
+        """
+        tuples = list(map(self._tuple, rows))
+        if self._only_floats:
+            empty: Any = np.zeros((len(rows), 0))
+            return Block(
+                n=len(rows),
+                floats=np.array(tuples, np.float64),
+                whole=empty.astype(np.int64),
+                valid=None,
+                bools=empty.astype(np.uint8),
+                texts=(),
+                lists=(),
+            )
+        columns: list[Sequence[Any]] = list(zip(*tuples, strict=True))
+        for i in self._times:
+            columns[i] = [_micros(value) for value in columns[i]]
+        return self.layout.block(dict(zip(self._names, columns, strict=True)))
+
+    def suspects(self, block: Block) -> NDArray[np.bool_] | None:
+        """(n,) which rows have a value that something may have to be said about; None when none has."""
+        found: NDArray[np.bool_] | None = None
+        for bounds, matrix in ((self._float_bounds, block.floats), (self._whole_bounds, block.whole)):
+            if bounds is not None:
+                outside = bounds.outside(matrix)
+                found = outside if found is None else found | outside
+        for i, known in self._known_texts:
+            texts = block.texts[i]
+            if not known.issuperset(texts):
+                strange = np.fromiter((text not in known for text in texts), np.bool_, len(texts))
+                found = strange if found is None else found | strange
+        return found if found is not None and bool(found.any()) else None
+
+    def explain(self, rows: Structs, which: Iterable[int]) -> tuple[list[Flag], list[Mapping[str, Any]]]:
+        """All that is to be said about these rows: what is flagged, and the errors of what is refused."""
+        flags: list[Flag] = []
+        errors: list[Mapping[str, Any]] = []
+        for at in which:
+            row = dict(zip(self._names, self._tuple(rows[at]), strict=True))
+            for one in read_row(self.signature, row)[1]:
+                if one.fault in ("missing", "null"):
+                    continue  # the decoder has let it through, so it is accepted
+                if one.action == "refuse":
+                    errors.append(one.document(at))
+                else:
+                    flags.append((at, one))
+        return flags, errors
+
+    def dicts(self, rows: Structs) -> list[dict[str, Any]]:
+        """The rows as another schema may read them: values by column."""
+        return [dict(zip(self._names, self._tuple(row), strict=True)) for row in rows]
+
+    def keys(self, rows: Structs) -> list[Any] | None:
+        """The key of each row, None where it has none; None for an app without keys."""
+        return None if self._key is None else list(map(self._key, rows))
+
+
+def refusal(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    """What a request is told that has rows which can't be answered."""
+    fields = ", ".join(sorted({str(one["field"]) for one in errors if one["field"] is not None})[:5])
+    return Problem(
+        status=422,
+        code="ST759",
+        detail=f"These rows can't be answered{f': look at {fields}' if fields else ''}. Nothing was predicted.",
+        errors=list(errors[:_MOST_ERRORS]),
+    )
+
+
+_PLAIN_TYPES: Final[Mapping[str, Any]] = {
+    "float64": float,
+    "float32": float,
+    "int64": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
+    "uint64": Annotated[int, msgspec.Meta(ge=0)],
+    "bool": bool,
+    "string": str,
+    "date": date,
+    "timestamp[UTC]": Annotated[datetime, msgspec.Meta(tz=True)],
+    "timestamp": Annotated[datetime, msgspec.Meta(tz=False)],
+    "null": Any,
+}
+
+
+def _field(name: str, one: Feature) -> tuple[str, Any] | tuple[str, Any, Any]:
+    """How msgspec is told of a column."""
+    kind = _PLAIN_TYPES[one.type] if one.type in _PLAIN_TYPES else _list_type(one.type)
+    if one.actions["null"] == "accept":
+        kind = kind | None
+    return (name, kind, None) if one.actions["missing"] == "accept" else (name, kind)
+
+
+def _list_type(type_name: str) -> Any:
+    item, size = list_item(type_name)
+    inner = _PLAIN_TYPES[item]
+    if size is None:
+        return list[inner | None]  # type: ignore[valid-type]
+    return Annotated[list[inner], msgspec.Meta(min_length=size, max_length=size)]  # type: ignore[valid-type]
+
+
+def _micros(value: datetime | date | int | None) -> int | None:
+    """A time of any form that rows may have, as microseconds."""
+    if value is None or isinstance(value, int):
+        return value
+    if not isinstance(value, datetime):
+        return (value.toordinal() - _EPOCH_DAY) * _DAY
+    return micros(value if value.tzinfo else value.replace(tzinfo=UTC))
+
+
+_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+_DAY: Final = 86_400_000_000

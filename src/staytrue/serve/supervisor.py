@@ -1,0 +1,463 @@
+"""Supervisor: the front's side of a release's worker: starts it, gives its lanes work, and replaces what dies.
+
+A batch that was on its way to a lane that died goes to the next one, with the same ids. A batch that kills lanes is taken
+apart, so that the one request at fault is found and told, and the others are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+
+from staytrue.engines.guard import DETACHED, KILL, Guard, signal_group
+from staytrue.engines.process import environment
+from staytrue.errors import StaytrueError, Unavailable, from_document
+from staytrue.kernel.release import Digest
+from staytrue.kernel.signature import Signature
+from staytrue.serve.batch import Batch, Chunk, Queue, Request
+from staytrue.serve.channel import LOGGED, STREAMED, UNLOGGED, Asked, Told, ask, frames_of, told
+from staytrue.serve.problem import Problem
+from staytrue.serve.schema import Schema
+
+__all__ = ["Facts", "Limits", "Supervisor", "Watcher"]
+
+_START_S: Final = 120.0
+_DRAIN_S: Final = 10.0
+_TOGETHER_TRIES: Final = 2
+_MOST_TRIES: Final = 3
+_ASYNC_AT_ONCE: Final = 64
+_AGAIN_S: Final = 0.2
+"""Between two tries to start a worker that does not start; doubles up to a minute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a worker tells of its release when it is ready."""
+
+    app: str
+    signature: Signature
+    label: Mapping[str, Any]
+    is_async: bool
+    in_pieces: bool
+    log: float
+    durable: bool
+    forks: bool
+
+
+class Watcher(Protocol):
+    """What the supervisor tells of while it works: to be counted, shown to a shadow, written down."""
+
+    def answered(self, by: Supervisor, batch: Batch, said: Told) -> None:
+        """A batch was answered."""
+
+    def noted(self, column: str, fault: str, refused: bool) -> None:  # noqa: FBT001 - one of three facts
+        """A value was not like training: it was refused, or flagged."""
+
+    def restarted(self) -> None:
+        """A lane died and is replaced."""
+
+    def said(self, sentence: str) -> None:
+        """Something that the person who runs the server should read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much may wait for one release, how many lanes answer for it, on how many native threads each."""
+
+    most_rows: int
+    queue_rows: int
+    shadow_rows: int
+    lanes: int = 1
+    threads: int = 1
+
+
+class Supervisor:
+    """One release, served. `start` it; `ask` it; `close` it.
+
+    Attributes:
+        release: which.
+        facts: what it is, once it is ready.
+        schema, queue: likewise.
+    """
+
+    facts: Facts
+    schema: Schema
+    queue: Queue
+
+    def __init__(self, store: Path, release: Digest, *, limits: Limits, guard: Guard, watcher: Watcher) -> None:
+        self.release = release
+        self.used_s = time.monotonic()
+        self._store, self._limits, self._guard, self._watcher = store, limits, guard, watcher
+        self._loop = asyncio.get_running_loop()
+        self._worker: _Process | None = None
+        self._lanes: list[_Lane] = []
+        self._again: deque[Batch] = deque()
+        self._shadow: deque[Batch] = deque()
+        self._shadow_rows = 0
+        self.logs_all = False
+        """Whether every row is logged, whatever the app's policy says: somebody is on trial."""
+        self._seq = 0
+        self._planned = False
+        self._closing = False
+        self._drained: asyncio.Event | None = None
+        self._pause_s = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Start the worker and its first lanes.
+
+        Raises:
+            StaytrueError: what the worker says is wrong with its release. Unavailable: ST761, it says nothing.
+        """
+        self._worker = await self._started()
+        self.facts = self._worker.facts
+        self.schema = Schema(self.facts.signature, most_rows=self._limits.most_rows)
+        self.queue = Queue(self.schema, most_rows=self._limits.queue_rows, noted=self._watcher.noted)
+        for _ in range(self._limits.lanes if self.facts.forks else 1):
+            await self._open_lane()
+
+    async def close(self) -> None:
+        """Answer what is under way, then end every process."""
+        if not self.idle:
+            self._drained = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_S):
+                    await self._drained.wait()
+        self._closing = True
+        self.queue.drain(_ENDING)
+        for lane in list(self._lanes):
+            lane.close()
+        if self._worker is not None:
+            self._worker.end(self._guard)
+        for task in self._tasks:
+            task.cancel()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not self.queue and not self._busy()
+
+    @property
+    def pids(self) -> list[int]:
+        """The worker's process."""
+        return [] if self._worker is None else [self._worker.process.pid]
+
+    def _busy(self) -> bool:
+        return bool(self._again) or any(lane.under_way for lane in self._lanes)
+
+    async def _started(self) -> _Process:
+        ours, theirs = socket.socketpair()
+        argv = [sys.executable, "-m", "staytrue.serve.worker", str(theirs.fileno()), str(self._store), self.release]
+        process = subprocess.Popen(  # noqa: ASYNC220 - a spawn takes a millisecond
+            argv,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env=environment(self._limits.threads),
+            **DETACHED,
+        )
+        theirs.close()
+        ours.setblocking(False)
+        self._guard.watch(process.pid)
+        try:
+            async with asyncio.timeout(_START_S):
+                said = await _read_frame(self._loop, ours)
+        except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
+            said = None
+        if said is None or said["is"] != "ready":
+            _Process(process=process, control=ours, facts=None).end(self._guard)
+            if said is not None:
+                raise _error(said["error"])
+            raise Unavailable(
+                "ST761",
+                f"The worker of release {self.release[:8]} ended before it was ready (exit code {process.poll()}). "
+                "Its log above tells more.",
+                release=self.release,
+            )
+        facts = Facts(
+            signature=Signature.from_document(said["signature"]),
+            **{name: said[name] for name in ("app", "label", "is_async", "in_pieces", "log", "durable", "forks")},
+        )
+        started = _Process(process=process, control=ours, facts=facts)
+        self._spawn(self._watch(started))
+        return started
+
+    async def _watch(self, worker: _Process) -> None:
+        """Until the worker dies; then another one is started, while its lanes go on."""
+        with contextlib.suppress(ConnectionError):
+            await self._loop.sock_recv(worker.control, 1)
+        if self._closing:
+            return
+        self._watcher.said(f"The worker of release {self.release[:8]} died; another one is started.")
+        worker.end(self._guard, kill_group=False)
+        pause_s = _AGAIN_S
+        while not self._closing:
+            try:
+                self._worker = await self._started()
+            except StaytrueError as exc:
+                self._watcher.said(f"The worker of release {self.release[:8]} does not start: {exc}")
+                await asyncio.sleep(pause_s)
+                pause_s = min(60.0, 2 * pause_s)
+            else:
+                # The old group is empty once its lanes are gone; those that still answer are left alone.
+                while len(self._lanes) < self._limits.lanes:
+                    await self._open_lane()
+                self._plan()
+                return
+
+    async def _open_lane(self) -> None:
+        worker = self._worker
+        if worker is None or worker.ended:
+            return
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            worker.hand_over(theirs)
+        lane = _Lane(self)
+        await self._loop.create_connection(lambda: lane, sock=ours)
+        self._lanes.append(lane)
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ------------------------------------------------------------ work
+
+    def ask(self, request: Request) -> None:
+        """Let a request wait for its turn; it is answered through its future."""
+        self.queue.put(request)
+        self._plan()
+
+    def mirror(self, batch: Batch) -> bool:
+        """Ask this release, as a shadow, what another one has answered. False: it has too much to do, and is left out."""
+        if self._shadow_rows + batch.block.n > self._limits.shadow_rows:
+            return False
+        self._shadow_rows += batch.block.n
+        self._shadow.append(batch)
+        self._plan()
+        return True
+
+    def _plan(self) -> None:
+        # Two turns later all requests that came in with this one have been read, and go together.
+        if not self._planned:
+            self._planned = True
+            self._loop.call_soon(self._loop.call_soon, self._pump)
+
+    def _pump(self) -> None:
+        self._planned = False
+        most = _ASYNC_AT_ONCE if self.facts.is_async else 1
+        for lane in self._lanes:
+            while len(lane.under_way) < most:
+                batch = self._next()
+                if batch is None:
+                    return
+                self._send(lane, batch)
+
+    def _next(self) -> Batch | None:
+        if self._again:
+            return self._again.popleft()
+        batch = self.queue.take(self._loop.time(), alone=self.facts.is_async)
+        if batch is None and self._shadow:
+            batch = self._shadow.popleft()
+            self._shadow_rows -= batch.block.n
+        return batch
+
+    def _send(self, lane: _Lane, batch: Batch) -> None:
+        self._seq += 1
+        first = batch.chunks[0].request
+        share = 1.0 if self.logs_all or batch.arm != "champion" else self.facts.log
+        body = Asked(
+            self._seq,
+            first.at,
+            batch.arm,
+            1.0 / share if share else 0.0,
+            [(_id_at(chunk.request.id, chunk.start), chunk.size) for chunk in batch.chunks],
+            batch.flags,
+            batch.block.pack(),
+        )
+        kind = LOGGED if _drawn(first.id, share) else UNLOGGED
+        if first.piece is not None and batch.arm != "shadow":
+            kind = STREAMED
+        lane.send(self._seq, batch, ask(kind, body), self._loop.time())
+
+    def told(self, lane: _Lane, said: Told) -> None:
+        """A lane has answered, or sent a piece."""
+        batch, sent_s = lane.under_way[said.seq]
+        if not said.last:
+            piece = batch.chunks[0].request.piece
+            if piece is not None and said.answers[0] is not None:
+                piece(said.answers[0])
+            return
+        del lane.under_way[said.seq]
+        seconds = self._loop.time() - sent_s
+        self.queue.pace.learn(batch.block.n, seconds)
+        lane.has_answered = True
+        if batch.arm != "shadow":
+            for place, chunk in enumerate(batch.chunks):
+                answers = said.answers[place]
+                if answers is None:
+                    chunk.request.settle(_failed(chunk, said.errors[place]))
+                else:
+                    chunk.request.part(chunk, answers, logged=said.logged)
+        self._watcher.answered(self, batch, said)
+        if self._again or self._shadow or self.queue:
+            self._pump()
+        elif self._drained is not None and self.idle:
+            self._drained.set()
+
+    def lost(self, lane: _Lane) -> None:
+        """A lane is gone: what it had goes to the next one."""
+        if lane in self._lanes:
+            self._lanes.remove(lane)
+        if self._closing:
+            return
+        self._watcher.restarted()
+        for batch, _ in lane.under_way.values():
+            self._retry(batch)
+        lane.under_way.clear()
+        self._spawn(self._replaced(lane))
+
+    async def _replaced(self, lane: _Lane) -> None:
+        # One that ends without an answer would be forked again without end.
+        self._pause_s = 0.0 if lane.has_answered else min(1.0, 2 * self._pause_s + 0.01)
+        await asyncio.sleep(self._pause_s)
+        await self._open_lane()
+        self._plan()
+
+    def _retry(self, batch: Batch) -> None:
+        """Once more as it is; then each request alone, to find the one that kills; that one three times."""
+        if batch.arm == "shadow":
+            return
+        batch.tries += 1
+        alone = len(batch.chunks) == 1
+        if batch.tries < (_MOST_TRIES if alone else _TOGETHER_TRIES):
+            self._again.append(batch)
+        elif alone:
+            batch.chunks[0].request.settle(_POISON)
+        else:
+            self._again.extend(batch.taken_apart())
+
+
+@dataclass(kw_only=True, eq=False)
+class _Process:
+    """A worker's process and the socket to it."""
+
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    facts: Any
+    ended: bool = field(default=False)
+
+    def hand_over(self, sock: socket.socket) -> None:
+        """Give the worker the socket of a new lane."""
+        data = json.dumps({"is": "lane"}).encode()
+        with contextlib.suppress(OSError):  # it just died: `_watch` sees it too
+            socket.send_fds(self.control, [len(data).to_bytes(4, "big") + data], [sock.fileno()])
+
+    def end(self, guard: Guard, *, kill_group: bool = True) -> None:
+        """Let go of the worker; its lanes end when their sockets do, or are killed with it."""
+        self.ended = True
+        self.control.close()
+        if kill_group:
+            signal_group(self.process.pid, KILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=1)
+        if kill_group:
+            guard.forget(self.process.pid)
+
+
+class _Lane(asyncio.Protocol):
+    """The front's end of a lane's socket."""
+
+    def __init__(self, owner: Supervisor) -> None:
+        self.under_way: dict[int, tuple[Batch, float]] = {}
+        self._owner = owner
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self.has_answered = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        for frame in frames_of(self._buffer):
+            self._owner.told(self, told(frame))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it so
+        self._owner.lost(self)
+
+    def send(self, seq: int, batch: Batch, frame: bytes, now_s: float) -> None:
+        self.under_way[seq] = (batch, now_s)
+        if self._transport is not None:
+            self._transport.write(frame)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def _read_frame(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> dict[str, Any]:
+    """One message of the worker."""
+    size = int.from_bytes(await _read_exactly(loop, sock, 4), "big")
+    document: dict[str, Any] = json.loads(await _read_exactly(loop, sock, size))
+    return document
+
+
+async def _read_exactly(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        got = await loop.sock_recv(sock, size - len(data))
+        if not got:
+            raise asyncio.IncompleteReadError(data, size)
+        data += got
+    return data
+
+
+def _error(document: dict[str, Any]) -> StaytrueError:
+    return from_document(document) or Unavailable("ST761", f"The worker failed: {document.get('message')}")
+
+
+def _id_at(first: bytes, row: int) -> bytes:
+    """The id of a row of the request whose first row has this id."""
+    return first if not row else (int.from_bytes(first, "big") + row).to_bytes(16, "big")
+
+
+def _drawn(first: bytes, share: float) -> bool:
+    """Whether a batch is among the share that is logged; decided by its id, so anybody can check."""
+    return share >= 1.0 or (int.from_bytes(first[-4:], "big") & 0x7FFFFFFF) / 2.0**31 < share
+
+
+def _failed(chunk: Chunk, error: Mapping[str, Any]) -> Problem:
+    """What a request is told on which the predict function failed.
+
+    Where something about it was odd, that is the likely cause, and the caller can mend it. Otherwise it is the app's fault.
+    """
+    flags = chunk.request.flags or ()
+    row = error.get("facts", {}).get("row")
+    errors: list[Mapping[str, Any]] = [one.document(at) for at, one in flags]
+    if row is not None:
+        message = f"The app failed on row {chunk.start + row}."
+        errors.append({"row": chunk.start + row, "field": None, "fault": "failed", "message": message})
+    return Problem(status=422 if flags else 500, code=str(error["code"]), detail=str(error["message"]), errors=errors)
+
+
+_ENDING: Final = Problem(
+    status=503, code="ST762", detail="The server ends. Ask again.", headers=((b"retry-after", b"1"),)
+)
+_POISON: Final = Problem(
+    status=500,
+    code="ST763",
+    detail=f"The model's process died on this request, {_MOST_TRIES} times. Others are answered; the server's log tells more.",
+)
