@@ -33,6 +33,7 @@ def document(
     version: str,
     *,
     label: str | None = None,
+    release: str | None = None,
     needs_token: bool = True,
     most_rows: int = 1 << 16,
     most_labels: int = 1 << 16,
@@ -43,6 +44,7 @@ def document(
         signature: as `Signature.document()` gives it; None when nothing answers yet: rows may then be anything.
         version: of staytrue.
         label: the type of the label.
+        release: one that answers, as an example.
         needs_token: whether the gate asks for one.
         most_rows: of one request; most_labels: likewise.
 
@@ -71,7 +73,7 @@ def document(
     for route in ROUTES:
         at_version = "/versions/{version}" in route.path
         made = operations[route.path.replace("/versions/{version}", "")]
-        paths[route.path] = _with_all(made, route, app, needs_token=needs_token, at_version=at_version)
+        paths[route.path] = _with_all(made, route, app, release, needs_token=needs_token, at_version=at_version)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -456,7 +458,9 @@ _ALWAYS: Final = (400, 401, 403, 421, 431, 503)
 _OF_BODIES: Final = (408, 413, 415, 422)
 
 
-def _with_all(made: _Document, route: Route, app: str, *, needs_token: bool, at_version: bool) -> _Document:
+def _with_all(
+    made: _Document, route: Route, app: str, release: str | None, *, needs_token: bool, at_version: bool
+) -> _Document:
     """The path's entry: an operation with what all have, problems, security and parameters of the path."""
     method = "post" if "POST" in route.methods else "get"
     operation = dict(made)
@@ -482,8 +486,9 @@ def _with_all(made: _Document, route: Route, app: str, *, needs_token: bool, at_
     if "{name}" in route.path:
         parameters.append({"name": "name", "in": "path", "required": True, "schema": {"type": "string", "enum": [app]}})
     if at_version:
-        schema = {"type": "string", "pattern": "^[0-9a-f]{8,64}$"}
-        parameters.append({"name": "version", "in": "path", "required": True, "schema": schema})
+        version: _Document = {"name": "version", "in": "path", "required": True}
+        version["schema"] = {"type": "string", "pattern": "^[0-9a-f]{8,64}$"}
+        parameters.append(version if release is None else {**version, "example": release})
     if parameters:
         entry["parameters"] = parameters
     return entry

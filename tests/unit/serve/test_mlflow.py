@@ -95,6 +95,24 @@ def test_anything_else_is_a_problem_that_names_the_place(document, status, word)
     assert word in problem.detail
 
 
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'{"inputs": {"x": [1, 2, 3]}}', ""),
+        (b'{"instances": [[1], [2], [3]]}', ""),
+        (b'{"dataframe_records": [{}, {}, {}]}', ""),
+        (b'{"dataframe_split": {"columns": ["x"], "data": [[1], [2], [3]]}}', ""),
+        (b"x\n1\n\n2\n3\n", "text/csv"),
+    ],
+)
+def test_more_rows_than_are_taken_are_refused_and_as_many_are_not(body, content_type):
+    problem = mlflow.rows(body, content_type, ["x"], most_rows=2)
+
+    assert isinstance(problem, Problem)
+    assert (problem.status, problem.code) == (422, "ST736")
+    assert len(mlflow.rows(body, content_type, ["x"], most_rows=3)) == 3
+
+
 def test_another_content_type_is_415():
     problem = rows({"inputs": TWO}, "application/xml")
 

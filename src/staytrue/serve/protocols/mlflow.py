@@ -38,7 +38,7 @@ def rows(
 ) -> list[Row] | Problem:
     """The rows of a request, or why there are none.
 
-    Problems: 400 not readable, 413 too many rows, 415 another content type, 422 not of the protocol.
+    Problems: 400 not readable, 415 another content type, 422 not of the protocol, or more rows than `most_rows`.
 
     Args:
         content_type: the header as sent; empty is JSON.
@@ -82,10 +82,9 @@ def answer(answers: bytes, ids: Sequence[str] = ()) -> bytes:
 class _WrongError(Exception):
     """The request is not as the protocol has it."""
 
-    def __init__(self, detail: str, *, status: int = 422, **known: Any) -> None:
+    def __init__(self, detail: str, *, code: str = "ST731", status: int = 422, **known: Any) -> None:
         super().__init__(detail)
         faults = (fault(detail, **known),) if known else ()
-        code = {400: "ST730", 413: "ST736"}.get(status, "ST731")
         self.problem = Problem(status=status, code=code, detail=detail, errors=faults)
 
 
@@ -93,7 +92,7 @@ def _json(body: bytes, features: Sequence[str], most_rows: int) -> list[Row]:
     try:
         document = _decode(body)
     except (ValueError, RecursionError) as exc:
-        raise _WrongError(f"The body is not JSON: {str(exc)[:120]}.", status=400) from None
+        raise _WrongError(f"The body is not JSON: {str(exc)[:120]}.", code="ST730", status=400) from None
     if not isinstance(document, dict):
         raise _WrongError(f"The body is {_kind(document)}, expected an object with one of {', '.join(_FORMS)}.")
     given = [name for name in _FORMS if name in document]
@@ -197,7 +196,7 @@ def _count(value: Any) -> int:
 
 def _check_count(count: int, most_rows: int) -> None:
     if count > most_rows:
-        raise _WrongError(f"The request has more than {most_rows:,} rows. Send them in several requests.", status=413)
+        raise _WrongError(f"The request has more than {most_rows:,} rows. Send them in several requests.", code="ST736")
 
 
 def _named(form: str, i: int, row: Any, names: Sequence[str]) -> Row:
@@ -221,7 +220,7 @@ def _csv(body: bytes, types: Mapping[str, str], most_rows: int) -> list[Row]:
         names = next(reader, [])
         lines = list(islice((line for line in reader if line), most_rows + 1))
     except (UnicodeDecodeError, csv.Error) as exc:
-        raise _WrongError(f"The body is not CSV in UTF-8: {str(exc)[:120]}.", status=400) from None
+        raise _WrongError(f"The body is not CSV in UTF-8: {str(exc)[:120]}.", code="ST730", status=400) from None
     if not names:
         raise _WrongError("The CSV is empty; expected a first line with the columns' names.")
     _check_count(len(lines), most_rows)

@@ -90,7 +90,7 @@ def request(
 ) -> Request | Problem:
     """The request in a body, or why there is none.
 
-    Problems: 400 not readable, 413 too many rows, 422 not of the protocol (it names the tensor).
+    Problems: 400 not readable, 422 not of the protocol (it names the tensor), or more rows than `most_rows`.
 
     Args:
         header_length: the header `Inference-Header-Content-Length`: so much of the body is JSON, tensors follow.
@@ -365,7 +365,7 @@ def _shape(given: Mapping[str, Any], name: str, most_rows: int) -> list[int]:
     # Looked at before the values are: one byte of a request can be a row.
     if shape[0] > most_rows:
         detail = f"The request has more than {most_rows:,} rows. Send them in several requests."
-        raise _WrongError(detail, code="ST736", status=413)
+        raise _WrongError(detail, code="ST736")
     return shape
 
 
