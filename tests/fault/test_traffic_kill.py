@@ -158,17 +158,37 @@ def test_a_full_disk_keeps_what_was_acknowledged_and_no_half_of_a_record(tmp_pat
 
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=LONG)])
 def test_a_power_cut_takes_nothing_that_waited_for_the_disk(failing_io: Path, fast_disk: Path, count: int) -> None:
-    place = (fast_disk / "store").resolve()
+    place, diary = (fast_disk / "store").resolve(), fast_disk / "diary"
     place.mkdir()
-    diary = fast_disk / "diary"
     with serving(failing_io, place) as order:
         assert order(run="only", steps=20, diary=str(diary))["errors"] == []
-    image_folder = fast_disk / "image"
+
+    assert_cuts_lose_nothing(diary, place, count)
+
+
+@pytest.mark.parametrize(("stride", "count"), [(5, 30), pytest.param(1, 500, marks=LONG)])
+def test_nothing_is_acknowledged_on_a_sync_that_failed(
+    failing_io: Path, fast_disk: Path, stride: int, count: int
+) -> None:
+    place, diary = (fast_disk / "store").resolve(), fast_disk / "diary"
+    told: set[str] = set()
+    with serving(failing_io, place) as order:
+        for position in range(1, 60, stride):
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            answer = order(run="only", steps=6, diary=str(diary), fail=[position, *FAILS_ONCE])
+            told |= set(answer["errors"])
+            assert_cuts_lose_nothing(diary, place, count)
+    assert "ST403" in told
+
+
+def assert_cuts_lose_nothing(diary: Path, place: Path, count: int) -> None:
+    folder = place.with_name("image")
     for image in images(read_diary(diary, place), count, seed=7):
-        shutil.rmtree(image_folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         for path, data in image.files.items():
-            (image_folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (image_folder / path).write_bytes(data)
-        found = found_in(image_folder)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+        found = found_in(folder)
         assert image.acknowledged <= set(found)
         assert len(found) == len(set(found))

@@ -129,7 +129,9 @@ def _note_in(path: Path) -> Callable[[str], None]:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
 
     def acknowledge(line: str) -> None:
-        os.write(descriptor, f"{line}\n".encode())
+        # The call that fails may be this one: then nobody was told.
+        with suppress(OSError):
+            os.write(descriptor, f"{line}\n".encode())
 
     return acknowledge
 
