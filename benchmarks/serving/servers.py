@@ -61,9 +61,9 @@ class Contestant:
 
 
 def drawn(count: int) -> Rows:
-    """Rows to ask about."""
+    """Rows to ask about, within what the training has seen: nothing to refuse or to flag."""
     draw = random.Random(0)
-    return [[round(draw.gauss(0, 1), 4) for _ in FEATURES] for _ in range(count)]
+    return [[round(min(max(draw.gauss(0, 1), -2.5), 2.5), 4) for _ in FEATURES] for _ in range(count)]
 
 
 def named(rows: Rows) -> dict[str, Any]:
