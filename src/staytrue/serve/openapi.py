@@ -15,10 +15,9 @@ from staytrue.kernel.contract import list_item
 from staytrue.serve.protocols.oip import IDS, PREDICTIONS, datatype_of, model_metadata
 from staytrue.serve.routes import ROUTES, Route
 
-__all__ = ["LONGEST_KEY", "LONGEST_SOURCE", "document", "row_schema"]
+__all__ = ["LONGEST_SOURCE", "document", "row_schema"]
 
-LONGEST_KEY: Final = 512
-LONGEST_SOURCE: Final = 128
+LONGEST_SOURCE: Final = 200
 
 _INT64: Final = (-(2**63), 2**63 - 1)
 _JSON: Final = "application/json"
@@ -35,15 +34,16 @@ def document(
     label: str | None = None,
     release: str | None = None,
     needs_token: bool = True,
-    most_rows: int = 1 << 16,
-    most_labels: int = 1 << 16,
+    most_rows: int = 100_000,
+    most_labels: int = 100_000,
 ) -> _Document:
     """The OpenAPI 3.1 document of a server.
 
     Args:
-        signature: as `Signature.document()` gives it; None when nothing answers yet: rows may then be anything.
+        signature: as `Signature.document()` gives it, perhaps with a `label` of a `type`; None when nothing answers yet:
+            rows may then be anything.
         version: of staytrue.
-        label: the type of the label.
+        label: the type of the label, where the signature does not tell it.
         release: one that answers, as an example.
         needs_token: whether the gate asks for one.
         most_rows: of one request; most_labels: likewise.
@@ -54,6 +54,8 @@ def document(
         ('3.1.0', ['/healthz', '/invocations', '/labels'])
     """
     columns = signature["columns"] if signature else []
+    if label is None and signature and signature.get("label"):
+        label = signature["label"]["type"]
     operations = {
         "/predict": _predict(_example(columns), most_rows),
         "/labels": _labels(most_labels),
@@ -283,7 +285,7 @@ def _schemas(
                     "id": {"type": "string", "format": "uuid", "description": "Of the prediction."},
                     "key": {
                         "anyOf": [
-                            {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
+                            {"type": "string"},
                             {"type": "integer", "minimum": _INT64[0], "maximum": _INT64[1]},
                         ],
                         "description": "The row's key, where no id is known.",

@@ -232,6 +232,14 @@ def test_a_column_is_required_where_leaving_it_out_is_refused(missing):
     assert row_validator(signature).is_valid({}) == (missing != "refuse")
 
 
+@pytest.mark.parametrize(("label", "kind"), [("int64", "INT64"), ("float32", "FP64"), ("string", "BYTES")])
+def test_the_type_of_the_label_says_what_predictions_are(label, kind):
+    told = document("rates", {**EVERYTHING.document(), "label": {"name": "rate", "type": label}}, "1.0")
+
+    assert told == made(label=label)
+    assert f"Predictions are {kind}." in told["paths"]["/v2/models/{name}/infer"]["post"]["description"]
+
+
 def test_without_a_release_a_row_may_be_anything():
     assert schema_of("Row", made(None)).is_valid({"anything": 1})
 
@@ -253,7 +261,10 @@ ID = "01956f3e-7c00-7000-8000-000000000000"
         ({"id": "7", "label": 1}, False),
         ({"key": 1.5, "label": 1}, False),
         ({"key": 2**63, "label": 1}, False),
-        ({"key": "", "label": 1}, False),
+        ({"id": None, "label": 1}, False),
+        ({"key": 7, "label": 1, "at": None}, False),
+        ({"key": 7, "label": 1, "source": "s" * 200}, True),
+        ({"key": 7, "label": 1, "source": "s" * 201}, False),
         ({"id": ID, "label": 1, "at": "yesterday"}, False),
         ({"id": ID, "label": 1, "more": 1}, False),
     ],
