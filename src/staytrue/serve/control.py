@@ -146,7 +146,15 @@ class Control:
         signature = None
         if champion is not None:
             signature = {**champion.facts.signature.document(), "label": dict(champion.facts.label)}
-        return Response(body=_encode(openapi.document(self._front.app, signature, __version__)))
+        document = openapi.document(
+            self._front.app,
+            signature,
+            __version__,
+            release=None if champion is None else champion.release,
+            needs_token=self._front.gate.needs_token,
+            most_rows=self._front.limits.rows,
+        )
+        return Response(body=_encode(document))
 
     # ------------------------------------------------------------ MLflow
 
