@@ -298,7 +298,6 @@ def _schemas(
                     },
                     "source": {
                         "type": "string",
-                        "minLength": 1,
                         "maxLength": LONGEST_SOURCE,
                         "description": "Who says so.",
                     },

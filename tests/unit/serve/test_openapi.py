@@ -264,6 +264,7 @@ ID = "01956f3e-7c00-7000-8000-000000000000"
         ({"id": None, "label": 1}, False),
         ({"key": 7, "label": 1, "at": None}, False),
         ({"key": 7, "label": 1, "source": "s" * 200}, True),
+        ({"key": "", "label": 1, "source": ""}, True),
         ({"key": 7, "label": 1, "source": "s" * 201}, False),
         ({"id": ID, "label": 1, "at": "yesterday"}, False),
         ({"id": ID, "label": 1, "more": 1}, False),
