@@ -11,9 +11,10 @@ import uvicorn
 
 from staytrue.cli.screen import Screen
 from staytrue.errors import InvalidInput, NotFound, Unavailable
+from staytrue.serve.connection import Connection, sweep
 from staytrue.serve.front import Front
 from staytrue.serve.gate import Gate
-from staytrue.serve.limits import Connection, ServerLimits, most_descriptors, sweep
+from staytrue.serve.limits import ServerLimits, most_descriptors
 from staytrue.store.ledger import LIVE
 from staytrue.store.store import open_store
 from staytrue.store.tokens import tokens

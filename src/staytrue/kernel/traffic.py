@@ -240,16 +240,23 @@ def tally(groups: Mapping[str, Sequence[str] | NDArray[Any]], *, weight: ArrayLi
             f"Can't tally a weight that is not a number above 0, or a loss beyond {_LARGEST_LOSS:g}.",
             rows=len(found),
         )
-    coded = [np.unique(column, return_inverse=True) for column in columns]
+    coded = [_coded(column) for column in columns]
     keys = [codes for _, codes in coded] or [np.zeros(len(found), np.int64)]
     order, new = _grouped(*keys)
     edges = np.append(np.flatnonzero(new), len(order))
     made: dict[tuple[str, ...], Tally] = {}
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         which = order[start:stop]
-        group = tuple(str(names[codes[which[0]]]) for names, codes in coded)
+        group = tuple(names[codes[which[0]]] for names, codes in coded)
         made[group] = _summed(weights[which], found[which])
     return Tallies(by=tuple(groups), groups=made)
+
+
+def _coded(values: NDArray[Any]) -> tuple[list[str], Ints]:
+    """The distinct texts, and for each row which it is. Without sorting: there are few of them, and many rows."""
+    places: dict[str, int] = {}
+    codes = np.fromiter((places.setdefault(value, len(places)) for value in values.tolist()), np.int64, len(values))
+    return list(places), codes
 
 
 def merge(*shards: Tallies) -> Tallies:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -33,12 +33,11 @@ __all__ = ["Answerer", "Answers", "open_answerer"]
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What became of one request: its answers as JSON text of a list, or the error in their place."""
+class Answers(NamedTuple):
+    """What became of requests: the answers of each as JSON text of a list, None where an error stands in their place."""
 
-    data: bytes | None = None
-    error: dict[str, Any] | None = None
+    data: list[bytes | None]
+    errors: dict[int, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ class Answerer:
             return lambda block: frames.to_pandas(self.layout.columns(block, seen), block.n)
         return _all_floats(self.layout, seen)
 
-    def answered(self, block: Block, sizes: Sequence[int]) -> list[Answers]:
+    def answered(self, block: Block, sizes: Sequence[int]) -> Answers:
         """The answers to the requests in a block, one after the other; `sizes` says how many rows each has.
 
         One request that the predict function fails on does not take the others with it: each is then asked alone.
@@ -103,18 +102,25 @@ class Answerer:
             answers = self._called(block)
         except StaytrueError as exc:
             return self._one_by_one(block, sizes, exc)
-        made, at = [], 0
+        if len(sizes) == len(answers):
+            return Answers([_encode([one]) for one in answers], {})
+        made = Answers([], {})
+        at = 0
         for size in sizes:
-            made.append(Answers(data=_encode(answers[at : at + size])))
+            made.data.append(_encode(answers[at : at + size]))
             at += size
         return made
 
-    def _one_by_one(self, block: Block, sizes: Sequence[int], error: StaytrueError) -> list[Answers]:
+    def _one_by_one(self, block: Block, sizes: Sequence[int], error: StaytrueError) -> Answers:
         if len(sizes) == 1:
-            return [Answers(error=self._located(block, error).document())]
-        made, at = [], 0
-        for size in sizes:
-            made += self.answered(block.slice(at, at + size), [size])
+            return Answers([None], {0: self._located(block, error).document()})
+        made = Answers([], {})
+        at = 0
+        for place, size in enumerate(sizes):
+            one = self.answered(block.slice(at, at + size), [size])
+            made.data.extend(one.data)
+            if one.errors:
+                made.errors[place] = one.errors[0]
             at += size
         return made
 

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from staytrue.serve.pace import Pace
 from staytrue.serve.problem import Problem
@@ -29,8 +29,7 @@ _LEAST_ROWS: Final = 16
 _MOST_ROWS: Final = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reply:
+class Reply(NamedTuple):
     """The answer to a request: JSON text of the list of its answers, in one piece or in several."""
 
     parts: Sequence[bytes]
@@ -76,6 +75,9 @@ class Request:
 
     def part(self, chunk: Chunk, answers: bytes, *, logged: bool) -> None:
         """The answers to some of its rows; with the last ones it is answered."""
+        if chunk.size == self.size:
+            self.settle(Reply([answers], self.flags or (), logged))
+            return
         self._parts[chunk.start] = answers
         self._got += chunk.size
         self._logged = self._logged and logged
@@ -89,8 +91,7 @@ class Request:
             self.answered.set_result(outcome)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Rows of a request that go in one batch."""
 
     request: Request

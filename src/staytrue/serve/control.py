@@ -174,7 +174,7 @@ class Control:
         done = await self._predicted(rows, champion)
         if isinstance(done, Problem):
             return done
-        ids = ids_list(done.first_id, done.count)
+        ids = ids_list(done.first_id, done.size)
         return Response(headers=[JSON, *done.headers()], body=mlflow.answer(done.answers, ids))
 
     async def _predicted(self, rows: list[dict[str, Any]] | Problem, champion: Supervisor) -> Predicted | Problem:
@@ -224,7 +224,7 @@ class Control:
             done.answers,
             model=self._front.app,
             version=done.release,
-            ids=ids_list(done.first_id, done.count),
+            ids=ids_list(done.first_id, done.size),
             label=champion.facts.label["type"],
         )
         return Response(headers=[*headers, *done.headers()], body=answer)

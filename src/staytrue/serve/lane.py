@@ -67,12 +67,10 @@ def _answer_in_turn(sock: socket.socket, answerer: Answerer, log: Log | None) ->
         del frame, body, batch  # or the buffer could not grow
 
 
-def _said(batch: Asked, body: bytes | memoryview, answers: list[Answers], log: Log | None) -> Told:
+def _said(batch: Asked, body: bytes | memoryview, answers: Answers, log: Log | None) -> Told:
     """The reply to a batch, once what it says is in the log."""
-    data = [one.data for one in answers]
-    errors = {place: one.error for place, one in enumerate(answers) if one.error is not None}
-    logged = log is not None and any(one is not None for one in data) and log.kept(body, data)
-    return Told(batch.seq, True, data, errors, logged)
+    kept = log is not None and len(answers.errors) < len(answers.data) and log.kept(body, answers.data)
+    return Told(batch.seq, True, answers.data, answers.errors, kept)
 
 
 async def _answer_beside(sock: socket.socket, answerer: Answerer, log: Log | None) -> None:
@@ -103,7 +101,7 @@ async def _one(answerer: Answerer, frame: bytes, log: Log | None, write: Callabl
             values = answerer.whole(pieces)
         else:
             values = await answerer.awaited(block)
-        answers = [Answers(data=_json(values))]
+        answers = Answers([_json(values)], {})
     except StaytrueError as exc:
-        answers = [Answers(error=exc.document())]
+        answers = Answers([None], {0: exc.document()})
     write(tell(_said(batch, frame[1:], answers, None if frame[0] == UNLOGGED else log)))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Final
+from typing import Final, NamedTuple
 
 from staytrue.engines.guard import Guard
 from staytrue.errors import StaytrueError
@@ -46,8 +46,7 @@ class Table:
     share: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Share:
+class Share(NamedTuple):
     """Rows of a request, one after the other, that one release answers."""
 
     by: Supervisor

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from operator import attrgetter
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -32,8 +31,7 @@ Flag: TypeAlias = tuple[int, Finding]
 _MOST_ERRORS: Final = 50
 
 
-@dataclass(frozen=True, kw_only=True)
-class Read:
+class Read(NamedTuple):
     """A request that was read: its rows, and what was flagged on the way (None: nobody has looked at the values yet)."""
 
     rows: Structs
@@ -75,8 +73,14 @@ class Schema:
         self._row: Any = row
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(request).decode
         self._tuple = msgspec.structs.astuple
+        fields = {name: f"c{i}" for i, name in enumerate(self._names)}
         types = dict(signature.schema)
-        self._times = [i for i, name in enumerate(self._names) if types[name].startswith(("date", "timestamp"))]
+        self._times = [name for name in self.layout.whole_names if types[name].startswith(("date", "timestamp"))]
+        self._others = [(name, field) for name, field in fields.items() if name not in self.layout.float_names]
+        self._floats = (
+            attrgetter(*(fields[name] for name in self.layout.float_names)) if self.layout.float_names else None
+        )
+        self._only_floats = not self._others
         keyed = signature.key is not None and signature.key in self._names
         self._key = attrgetter(f"c{self._names.index(signature.key)}") if keyed and signature.key else None
         by_name = {one.name: one for one in signature.features}
@@ -87,7 +91,6 @@ class Schema:
             for i, name in enumerate(self.layout.text_names)
             if (known := by_name[name].categories) is not None and by_name[name].actions["category"] != "accept"
         ]
-        self._only_floats = len(self.layout.float_names) == len(self._names)
 
     # ------------------------------------------------------------ from JSON
 
@@ -165,22 +168,14 @@ class Schema:
         Raises:
             OverflowError: a whole number beyond 64 bits; `explain` names it.
         """
-        tuples = list(map(self._tuple, rows))
+        n = len(rows)
+        floats = np.array(list(map(self._floats, rows)), np.float64).reshape(n, -1) if self._floats else _NO_FLOATS(n)
         if self._only_floats:
-            empty: Any = np.zeros((len(rows), 0))
-            return Block(
-                n=len(rows),
-                floats=np.array(tuples, np.float64),
-                whole=empty.astype(np.int64),
-                valid=None,
-                bools=empty.astype(np.uint8),
-                texts=(),
-                lists=(),
-            )
-        columns: list[Sequence[Any]] = list(zip(*tuples, strict=True))
-        for i in self._times:
-            columns[i] = [_micros(value) for value in columns[i]]
-        return self.layout.block(dict(zip(self._names, columns, strict=True)))
+            return Block(n=n, floats=floats, whole=_NO_WHOLE(n), valid=None, bools=_NO_BOOLS(n), texts=(), lists=())
+        others = {name: [getattr(row, field) for row in rows] for name, field in self._others}
+        for name in self._times:
+            others[name] = [_micros(value) for value in others[name]]
+        return self.layout.block(others, floats=floats)
 
     def suspects(self, block: Block) -> NDArray[np.bool_] | None:
         """(n,) which rows have a value that something may have to be said about; None when none has."""
@@ -218,6 +213,13 @@ class Schema:
     def keys(self, rows: Structs) -> list[Any] | None:
         """The key of each row, None where it has none; None for an app without keys."""
         return None if self._key is None else list(map(self._key, rows))
+
+
+def _empty(kind: Any) -> Callable[[int], NDArray[Any]]:
+    return lambda n: np.zeros((n, 0), kind)
+
+
+_NO_FLOATS, _NO_WHOLE, _NO_BOOLS = _empty(np.float64), _empty(np.int64), _empty(np.uint8)
 
 
 def refusal(errors: Sequence[Mapping[str, Any]]) -> Problem:

@@ -96,6 +96,11 @@ class Supervisor:
 
     def __init__(self, store: Path, release: Digest, *, limits: Limits, guard: Guard, watcher: Watcher) -> None:
         self.release = release
+        self.head = (
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nstaytrue-release: %s\r\ncontent-length: "
+            % release.encode()
+        )
+        """Of every usual answer; its length follows."""
         self.used_s = time.monotonic()
         self._store, self._limits, self._guard, self._watcher = store, limits, guard, watcher
         self._loop = asyncio.get_running_loop()

@@ -8,8 +8,7 @@ numbers and times another. What is written into the log is byte for byte what th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,8 +29,7 @@ _NULL_COLUMN: Final = "null"
 _encode = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(frozen=True, kw_only=True)
-class Block:
+class Block(NamedTuple):
     """`n` rows in the arrays of a `Layout`.
 
     Attributes:
@@ -131,30 +129,45 @@ class Layout:
             return self.text_names
         raise InvalidInput("ST750", f"Can't lay out a column of type {type_name!r}.", type=type_name)
 
-    def block(self, values: Mapping[str, Sequence[Any]]) -> Block:
-        """Rows given as Python lists by column: times as microseconds, None where null.
+    def block(self, values: Mapping[str, Sequence[Any]], floats: NDArray[np.float64] | None = None) -> Block:
+        """Rows given as Python lists by column: times as microseconds, None where null; floats may come as their matrix.
 
         Example:
             >>> Layout((("n", "int64"),)).block({"n": [1, 2]}).whole.tolist()
             [[1], [2]]
         """
         n = len(next(iter(values.values()))) if values else 0
-        whole = [values[name] for name in self.whole_names]
-        gone = [[value is None for value in column] for column in whole] if any(None in c for c in whole) else None
-        if gone is not None:
-            whole = [[0 if value is None else value for value in column] for column in whole]
-        signed = [_signed(column, self._types[name]) for name, column in zip(self.whole_names, whole, strict=True)]
-        # A None becomes a NaN by itself.
-        floats = np.array([values[name] for name in self.float_names], np.float64)
+        if floats is None:
+            # A None becomes a NaN by itself.
+            by_column = np.array([values[name] for name in self.float_names], np.float64)
+            floats = np.ascontiguousarray(by_column.reshape(-1, n).T) if n else np.zeros((0, len(self.float_names)))
+        whole, valid = self._whole([values[name] for name in self.whole_names], n)
         return Block(
             n=n,
-            floats=np.ascontiguousarray(floats.reshape(-1, n).T) if n else np.zeros((0, len(self.float_names))),
-            whole=_matrix(signed, n, np.int64),
-            valid=None if gone is None else np.ascontiguousarray(~np.array(gone, np.bool_).T),
+            floats=floats,
+            whole=whole,
+            valid=valid,
             bools=_matrix([np.array(_coded(values[name]), np.uint8) for name in self.bool_names], n, np.uint8),
-            texts=[list(values[name]) for name in self.text_names],
-            lists=[list(values[name]) for name in self.list_names],
+            texts=[values[name] for name in self.text_names],
+            lists=[values[name] for name in self.list_names],
         )
+
+    def _whole(
+        self, columns: Sequence[Sequence[int | None]], n: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+        if not any(None in column for column in columns):
+            signed = [
+                _signed(column, self._types[name]) for name, column in zip(self.whole_names, columns, strict=True)
+            ]
+            return _matrix(signed, n, np.int64), None
+        whole, valid = np.zeros((n, len(columns)), np.int64), np.zeros((n, len(columns)), np.bool_)
+        for i, (name, column) in enumerate(zip(self.whole_names, columns, strict=True)):
+            gone = column.count(None)
+            if gone == n:
+                continue  # key and time, which most requests leave out
+            valid[:, i] = [value is not None for value in column] if gone else True
+            whole[:, i] = _signed([value or 0 for value in column], self._types[name])
+        return whole, valid
 
     def of_columns(self, columns: Mapping[str, Column], n: int) -> Block:
         """The block of n rows that `store/frames.py` has as columns; one that is missing is null throughout.
@@ -191,7 +204,7 @@ class Layout:
             Corrupt: ST751, it was written under another layout, or is damaged.
         """
         try:
-            n, floats, whole, valid, bools, texts, lists = msgspec.msgpack.decode(data, type=_PACKED)
+            n, floats, whole, valid, bools, texts, lists = _decode(data)
             return Block(
                 n=n,
                 floats=np.frombuffer(floats, np.float64).reshape(n, len(self.float_names)),
@@ -251,7 +264,9 @@ class Layout:
         return hash(self.schema)
 
 
-_PACKED: Final = tuple[int, bytes, bytes, bytes | None, bytes, list[list[str | None]], list[list[Any]]]
+_decode = msgspec.msgpack.Decoder(
+    tuple[int, bytes, bytes, bytes | None, bytes, list[list[str | None]], list[list[Any]]]
+).decode
 
 
 def _matrix(columns: Sequence[NDArray[Any]], n: int, kind: Any) -> NDArray[Any]:

@@ -55,6 +55,8 @@ Kind = Literal["predictions", "labels"]
 
 MAGIC: Final = b"STTRAF1\n"
 FORMAT: Final = 1
+LAYOUT: Final = 1
+"""How `store/block.py` lays out rows."""
 _SUFFIX: Final = ".seg"
 _HEAD: Final = Struct("<II")
 _U32: Final = Struct("<I")
@@ -547,10 +549,11 @@ def _header(payload: memoryview, path: Path) -> dict[str, Any] | None:
         header = msgspec.msgpack.decode(payload, type=dict[str, Any])
     except msgspec.DecodeError:
         return None
-    if header.get("format") != FORMAT:
+    known = (header.get("format"), header.get("layout", LAYOUT))
+    if known != (FORMAT, LAYOUT):
         message = (
-            f"Can't read the segment {path.name}: its format is {header.get('format')!r}, this staytrue knows {FORMAT}. "
+            f"Can't read the segment {path.name}: format and layout are {known}, this staytrue knows {(FORMAT, LAYOUT)}. "
             "A newer staytrue wrote it: install that one (`pip install --upgrade staytrue`)."
         )
-        raise InvalidInput("ST701", message, segment=path.name, format=header.get("format"))
+        raise InvalidInput("ST701", message, segment=path.name, format=known[0], layout=known[1])
     return header

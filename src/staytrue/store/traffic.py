@@ -159,15 +159,18 @@ class Traffic:
     def tallies(self, metric: str | UserMetric, *, segments: Sequence[str] = ()) -> Tallies:
         """Exact sums of rows, weights and losses by release, arm, day, and the values of these columns.
 
+        A row has a loss when it has a label and an answer. Sums of different days, or of different stores, add up with
+        `kernel.traffic.merge`.
+
         Args:
-            metric: as for `@app.predict`.
-            segments: logged columns.
+            metric: as for `@app.predict`; a function of the user's own gets the whole rows as a pandas DataFrame.
+            segments: columns of the rows, by whose values (as text) to split.
 
         Raises:
             InvalidInput: ST206 no such column, ST520 to ST528 the metric. As `batches` otherwise.
         """
         by = ("release", "arm", "day", *segments)
-        shards = [_tallied(rows, read_metric(metric).losses, segments) for rows in self.batches()]
+        shards = [_tallied(rows, metric, segments) for rows in self.batches()]
         return merge(*shards) if shards else Tallies(by=by)
 
     def __repr__(self) -> str:
@@ -210,6 +213,8 @@ class _Labels:
 
     `lasting`: rows that any day may need (by key, and what segments hold).
     """
+
+    # Limit: labels by key are read whole, whatever the days asked for, since a key does not say when it was used.
 
     objects: LocalObjects
     known_by: datetime | None
@@ -274,14 +279,19 @@ def _reading(traffic: Traffic) -> _Reading:
     paths = {kind: segments(traffic_folder(traffic.root, traffic.app, kind)) for kind in ("predictions", "labels")}
     names, kept = compacted(traffic.ledger, traffic.app)
     raw: dict[Path, frozenset[date]] = {}
-    columns: list[Schema] = [one.columns for one in kept if one.what == "predictions"]
+    days: set[date] = set()
+    columns: set[Schema] = set()
+    for one in kept:
+        if one.what == "predictions" and one.day is not None and _touches(one.day, traffic):
+            days.add(one.day)
+            columns.add(one.columns)
     for path in paths["predictions"]:
         if path.stem not in names:
             segment = read_segment(path)
-            if segment.payloads:
-                raw[path] = frozenset(day_of(at) for at in moments(segment))
-                columns.append(tuple((name, kind) for name, kind in (segment.header or {})["columns"]))
-    days = {one.day for one in kept if one.what == "predictions" and one.day is not None}.union(*raw.values())
+            raw[path] = frozenset(day for day in map(day_of, moments(segment)) if _touches(day, traffic))
+            if raw[path]:
+                days |= raw[path]
+                columns.add(tuple((name, kind) for name, kind in (segment.header or {})["columns"]))
     segments_of_labels = [read_segment(path) for path in paths["labels"] if path.stem not in names]
     lasting = [_known(label_rows(segments_of_labels), traffic.known_by)]
     lasting += [_read(traffic.objects, one, traffic.known_by) for one in kept if one.what == "labels" and not one.day]
@@ -295,8 +305,9 @@ def _reading(traffic: Traffic) -> _Reading:
             kept=[one for one in kept if one.what == "labels"],
             lasting=frames.concat(lasting),
         ),
-        columns=union(columns),
-        days=sorted(day for day in days if _touches(day, traffic)),
+        # In an order that does not depend on what lies where.
+        columns=union(sorted(columns)),
+        days=sorted(days),
     )
 
 
@@ -345,22 +356,24 @@ def _values(rows: frames.Rows, name: str) -> NDArray[Any]:
 # -- sums -------------------------------------------------------------------------------------------------------------
 
 
-def _tallied(rows: frames.Rows, losses: Callable[[Any, Any, Any], NDArray[np.float64]], by: Sequence[str]) -> Tallies:
-    label = frames.column(rows, "label")
-    lost = np.full(rows.num_rows, np.nan)
-    if label.valid.any():
-        labelled = frames.take(rows, label.valid)
-        lost[label.valid] = losses(
-            _plain(frames.column(labelled, "answer")),
-            _plain(frames.column(labelled, "label")),
-            frames.to_frame(labelled, "pandas"),
+def _tallied(rows: frames.Rows, metric: str | UserMetric, by: Sequence[str]) -> Tallies:
+    # A row without an answer has no loss either: it counts as one without a label.
+    judged = frames.column(rows, "label").valid & frames.column(rows, "answer").valid
+    losses = np.full(rows.num_rows, np.nan)
+    if judged.any():
+        some = frames.take(rows, judged)
+        losses[judged] = read_metric(metric).losses(
+            _plain(frames.column(some, "answer")),
+            _plain(frames.column(some, "label")),
+            frames.to_frame(some, "pandas") if callable(metric) else None,
         )
     groups: dict[str, Any] = {name: frames.column(rows, name).values for name in ("release", "arm")}
-    groups["day"] = [day_of(at).isoformat() for at in _values(rows, "at").tolist()]
+    numbers, days = np.unique(_values(rows, "at") // _DAY_US, return_inverse=True)
+    groups["day"] = np.array([day_of(number * _DAY_US).isoformat() for number in numbers.tolist()], object)[days]
     for name in by:
         texts = as_text(frames.column(rows, name))
         groups[name] = np.where(texts.valid, texts.values, "")
-    return tally(groups, weight=_values(rows, "weight"), losses=lost)
+    return tally(groups, weight=_values(rows, "weight"), losses=losses)
 
 
 def _plain(column: Column) -> Any:
