@@ -9,7 +9,7 @@ read while a segment grows or is compacted: a file that vanishes under the reade
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -177,9 +177,10 @@ class Traffic:
         reading = self._began()
         span = " .. ".join("" if t is None else f"{t:%Y-%m-%d %H:%M}" for t in (self.since, self.until)).strip()
         known = "" if self.known_by is None else f", labels known by {self.known_by:%Y-%m-%d %H:%M}"
-        rows = sum(one.rows for one in reading.objects if one.what == "predictions")
-        size = sum(path.stat().st_size for path in reading.raw if path.exists())
-        where = f"{rows:,} rows compacted, {size / 1e6:,.1f} MB in {len(reading.raw)} segments"
+        rows = sum(one.rows for one in reading.objects if one.what == "predictions" and one.day in reading.days)
+        raw = [path for path, days in reading.raw.items() if days]
+        size = sum(path.stat().st_size for path in raw if path.exists())
+        where = f"{rows:,} rows compacted, {size / 1e6:,.1f} MB in {len(raw)} segments"
         return f"<traffic of {self.app}, {span if span != '..' else 'all'}{known}: {where}>"
 
     def _began(self) -> _Reading:

@@ -194,6 +194,15 @@ def test_every_type_of_column_survives_segment_and_compaction(store):
     assert found["tags"] == [["a"], None]
 
 
+def test_columns_are_those_of_the_days_asked_for(store):
+    with log(store) as one, log(store, release="b" * 64, columns=(("booking", "int64"),)) as other:
+        batch(one, NOON, rows(1), texts(1))
+        batch(other, NOON + timedelta(days=1), rows(1), texts(2), columns=(("booking", "int64"),))
+
+    assert "size" in store.traffic().to_arrow().column_names
+    assert "size" not in store.traffic(NOON + timedelta(hours=13)).to_arrow().column_names
+
+
 def test_nothing_served_is_an_empty_table_with_the_usual_columns(store):
     found = store.traffic().to_arrow()
 
@@ -371,6 +380,24 @@ def test_tallies_count_each_prediction_once_and_only_labelled_ones_have_a_loss(t
     assert tallies.over("day").groups[("2026-03-01",)].rows == 2
 
 
+def test_a_row_without_an_answer_has_no_loss(two):
+    with log(two, release="b" * 64) as writer:
+        batch(writer, NOON, rows(2), texts(None, 4))
+    add(two, label(5, key=0), label(5, key=1))
+
+    found = two.traffic().tallies("mae").over("release").groups["b" * 64,]
+
+    assert (found.rows, found.labelled, found.mean_loss) == (2, 1, 1.0)
+
+
+def test_a_metric_of_the_users_own_sees_the_rows(two):
+    add(two, label(5, key=0), label(5, key=1))
+
+    found = two.traffic().tallies(lambda answers, labels, rows_: rows_["size"].to_numpy()).total
+
+    assert found.mean_loss == 0.25
+
+
 def test_tallies_of_answers_that_are_classes_use_them_as_they_were_given(two):
     with log(two, release="b" * 64) as writer:
         batch(writer, NOON, rows(2), texts("cat", "dog"))
@@ -482,8 +509,9 @@ with SegmentWriter(Path({str(tmp_path)!r}), {{"kind": "labels"}}) as writer:
     assert read_segment(segments(tmp_path)[0]).torn_bytes == 0
 
 
-def test_a_segment_of_a_newer_staytrue_is_refused(tmp_path):
-    with SegmentWriter(tmp_path, {"kind": "labels", "format": 2}) as writer:
+@pytest.mark.parametrize("newer", ["format", "layout"])
+def test_a_segment_of_a_newer_staytrue_is_refused(tmp_path, newer):
+    with SegmentWriter(tmp_path, {"kind": "labels", newer: 2}) as writer:
         writer.write(b"x")
 
     with pytest.raises(InvalidInput, match="ST701"):
