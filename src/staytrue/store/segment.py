@@ -34,7 +34,7 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -43,6 +43,7 @@ __all__ = [
     "Segment",
     "SegmentWriter",
     "Syncer",
+    "backlog_bytes",
     "closed_segments",
     "damaged_segments",
     "read_segment",
@@ -62,6 +63,8 @@ _HEAD: Final = Struct("<II")
 _U32: Final = Struct("<I")
 # Looking for the next whole record behind a damaged one reads at most so many times the bytes that are left.
 _SEARCH: Final = 16
+_SMALL: Final = 1 << 16
+_WINDOW: Final = 1 << 20
 
 
 def traffic_folder(root: Path, app: str, kind: Kind) -> Path:
@@ -406,6 +409,22 @@ def _is_closed(path: Path) -> bool:
     return False
 
 
+def backlog_bytes(root: Path, app: str) -> int:
+    """The size of what waits for compaction: closed segments of predictions and labels.
+
+    Example:
+        >>> backlog_bytes(Path("no store"), "rates")
+        0
+    """
+    kinds: tuple[Kind, ...] = ("predictions", "labels")
+    waiting = [path for kind in kinds for path in closed_segments(traffic_folder(root, app, kind))]
+    size = 0
+    for path in waiting:
+        with contextlib.suppress(FileNotFoundError):
+            size += path.stat().st_size
+    return size
+
+
 def remove_if_empty(path: Path) -> bool:
     """Deletes a closed segment without a single whole record; whether it was one."""
     with contextlib.suppress(FileNotFoundError):
@@ -516,32 +535,65 @@ def _record(data: memoryview, at: int) -> memoryview | None:
 
 
 def _next_whole(data: memoryview, start: int) -> int | None:
-    """Where the next whole record begins, None when there is none: what comes before it is damage, not a torn end."""
-    rest = np.frombuffer(data[start:], np.uint8)
-    if len(rest) <= _HEAD.size:
-        return None
-    lengths = _lengths(rest)
-    places = np.flatnonzero((lengths > 0) & (lengths <= len(rest) - _HEAD.size - np.arange(len(lengths))))
-    ends = places + lengths[places] + _HEAD.size
-    # Of the places where a length would fit, those that end where the file ends or the next one begins.
-    follows = ends == len(rest)
-    within = ends < len(lengths)
-    follows[within] = np.isin(ends[within], places)
-    budget = _SEARCH * len(rest)
-    for place, end in zip(places[follows].tolist(), ends[follows].tolist(), strict=True):
-        budget -= end - place
-        if _record(data, start + place) is not None:
-            return start + int(place)
-        if budget < 0:
+    """Where the next whole record begins, None when there is none: what comes before it is damage, not a torn end.
+
+    Nothing marks a record but that its CRC is right, and of bytes at random some look like a length everywhere. Lengths
+    are seldom small by chance, so small records are looked for first; what lies before one must end where it begins.
+    """
+    raw = np.frombuffer(data, np.uint8)
+    budget = _SEARCH * (len(raw) - start)
+    found = None
+    for limit, chain in ((_SMALL, 0), (len(raw), 2)):
+        for at, end in _candidates(raw, start, limit, chain):
+            if _record(data, at) is not None:
+                found = at
+                break
+            budget -= end - at
+            if budget < 0:
+                break
+        if found is not None:
             break
-    return None
+    while found is not None:
+        before = next((at for at in _ending_at(raw, start, found) if _record(data, at) is not None), None)
+        if before is None:
+            break
+        found = before
+    return found
 
 
-def _lengths(data: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The u32 at every place."""
-    parts = [data[shift : len(data) - 3 + shift].astype(np.int64) << (8 * shift) for shift in range(4)]
-    total: NDArray[np.int64] = parts[0] | parts[1] | parts[2] | parts[3]
-    return total[: len(data) - _HEAD.size + 1]
+def _candidates(raw: NDArray[np.uint8], start: int, limit: int, chain: int) -> Iterator[tuple[int, int]]:
+    """Places where a payload of at most `limit` bytes would fit, followed by so many others that would; with its end."""
+    for places in _windows(start, len(raw)):
+        ends = _ends(raw, places)
+        fit = (ends > places + _HEAD.size) & (ends <= len(raw)) & (ends - places - _HEAD.size <= limit)
+        places, ends = places[fit], ends[fit]  # noqa: PLW2901 - the window shrinks
+        last = ends
+        for _ in range(chain):
+            over = last == len(raw)
+            following = _ends(raw, np.minimum(last, len(raw) - _HEAD.size))
+            fit = over | ((last <= len(raw) - _HEAD.size) & (following > last + _HEAD.size) & (following <= len(raw)))
+            places, ends, last = places[fit], ends[fit], np.where(over, last, following)[fit]  # noqa: PLW2901
+        yield from zip(places.tolist(), ends.tolist(), strict=True)
+
+
+def _ending_at(raw: NDArray[np.uint8], start: int, end: int) -> Iterator[int]:
+    """Places where a record would end right there."""
+    for places in _windows(start, end):
+        yield from places[_ends(raw, places) == end].tolist()
+
+
+def _windows(start: int, stop: int) -> Iterator[NDArray[np.int64]]:
+    """Places where a head fits, a million at a time: a segment is large, and its numbers take eight times its size."""
+    for first in range(start, stop - _HEAD.size, _WINDOW):
+        yield np.arange(first, min(first + _WINDOW, stop - _HEAD.size))
+
+
+def _ends(raw: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where records would end that began at these places."""
+    length = np.zeros(len(places), np.int64)
+    for shift in range(4):
+        length |= raw[places + shift].astype(np.int64) << (8 * shift)
+    return places + length + _HEAD.size
 
 
 def _header(payload: memoryview, path: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -24,7 +25,15 @@ from staytrue.store.compaction import compact
 from staytrue.store.labels import Labels
 from staytrue.store.ledger import Entry
 from staytrue.store.records import pack_answers, pack_body
-from staytrue.store.segment import SegmentWriter, Syncer, closed_segments, read_segment, segments, traffic_folder
+from staytrue.store.segment import (
+    SegmentWriter,
+    Syncer,
+    backlog_bytes,
+    closed_segments,
+    read_segment,
+    segments,
+    traffic_folder,
+)
 from staytrue.store.store import Store
 from staytrue.store.verify import verify
 
@@ -447,6 +456,25 @@ def test_no_flipped_byte_hides_another_record_or_goes_unseen(tmp_path):
         assert bool(found.torn_bytes) == (hit == 2)
 
 
+@pytest.mark.parametrize("sizes", [(100, 60_000), (70_000, 500_000)], ids=["small", "large"])
+def test_behind_a_length_that_changed_the_other_records_are_found(tmp_path, sizes):
+    source = random.Random(1)
+    records = [source.randbytes(source.randint(*sizes)) for _ in range(40)]
+    with SegmentWriter(tmp_path, {"kind": "labels"}) as writer:
+        for record in records:
+            writer.write(record)
+    (path,) = segments(tmp_path)
+    data = bytearray(path.read_bytes())
+    first = data.index(records[0]) - 8
+    data[first + 2] ^= 0xFF
+
+    path.write_bytes(data + b"torn")
+    found = read_segment(path)
+
+    assert [bytes(payload) for payload in found.payloads] == records[1:]
+    assert (found.damaged, found.torn_bytes) == ((first,), 4)
+
+
 def test_segments_rotate_by_size_and_by_age(tmp_path):
     with SegmentWriter(tmp_path, {"kind": "labels"}, limit_bytes=1000) as writer:
         for _ in range(10):
@@ -562,10 +590,12 @@ def busy(store):
 
 def test_compaction_changes_nothing_of_what_is_read(busy):
     before = busy.traffic().to_arrow()
+    assert backlog_bytes(busy.root, APP) > 1000
 
     done = compact(busy, APP, NOON)
 
     assert done.segments == 5
+    assert backlog_bytes(busy.root, APP) == 0
     assert segments(traffic_folder(busy.root, APP, "predictions")) == []
     assert frames.content_digest(busy.traffic().to_arrow()) == frames.content_digest(before)
     assert verify(busy.objects, busy.ledger).problems == []
@@ -606,6 +636,7 @@ def test_a_segment_that_an_event_names_counts_no_more_though_its_file_is_there(b
 def test_segments_under_way_are_left_alone(store):
     with log(store) as writer:
         batch(writer, NOON, rows(1), texts(1))
+        assert backlog_bytes(store.root, APP) == 0
         assert compact(store, APP, NOON).segments == 0
         assert store.traffic().to_arrow().num_rows == 1
 
