@@ -15,6 +15,7 @@ from staytrue.serve.connection import Connection, sweep
 from staytrue.serve.front import Front
 from staytrue.serve.gate import Gate
 from staytrue.serve.limits import ServerLimits, most_descriptors
+from staytrue.serve.service import Service
 from staytrue.store.ledger import LIVE
 from staytrue.store.store import open_store
 from staytrue.store.tokens import tokens
@@ -73,11 +74,11 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     )
     limits = _limits(args)
     Connection.most = max(16, min(limits.connections, most_descriptors() - _OWN_DESCRIPTORS))
-    front = Front(store, app, gate=gate, limits=limits, lanes=args.lanes, threads=args.threads, say=screen.note)
+    service = Service(store, app, gate=gate, limits=limits, lanes=args.lanes, threads=args.threads, say=screen.note)
     listening = _listening(args.host, args.port)
-    server = _Server(_config(args, front, limits), limits)
+    server = _Server(_config(args, Front(service, gate), limits), limits)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_served(server, front, listening, screen))
+        runner.run(_served(server, service, listening, screen))
     store.close()
     return 0
 
@@ -137,9 +138,9 @@ class _Server(uvicorn.Server):
             sweep(self.server_state.connections, self._limits, loop.time())
 
 
-async def _served(server: _Server, front: Front, listening: socket.socket, screen: Screen) -> None:
+async def _served(server: _Server, service: Service, listening: socket.socket, screen: Screen) -> None:
     sweeping = asyncio.create_task(server.sweep())
-    announcing = asyncio.create_task(_announce(front, listening, screen))
+    announcing = asyncio.create_task(_announce(service, listening, screen))
     try:
         await server.serve(sockets=[listening])
     finally:
@@ -147,15 +148,15 @@ async def _served(server: _Server, front: Front, listening: socket.socket, scree
         announcing.cancel()
 
 
-async def _announce(front: Front, listening: socket.socket, screen: Screen) -> None:
+async def _announce(service: Service, listening: socket.socket, screen: Screen) -> None:
     """Say where it is, once it can answer."""
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     scheme = "http"
     url = f"{scheme}://{shown}:{port}"
-    release = await front.ready_release()
-    screen.document({"url": url, "app": front.app, "release": release})
-    screen.say(f"{front.app}: release {release[:8]} answers at {url}", style="bold green")
+    release = await service.ready_release()
+    screen.document({"url": url, "app": service.app, "release": release})
+    screen.say(f"{service.app}: release {release[:8]} answers at {url}", style="bold green")
     screen.note(
         f"Ask it: curl {url}/predict -d '{{\"rows\": [...]}}'   what it wants: {url}/openapi.json   end: Ctrl-C"
     )

@@ -299,7 +299,9 @@ def _feature(
     if role != "feature":
         # Keys and times go on for ever; the model does not see them.
         actions |= {"range": "accept", "unit": "accept", "category": "accept", "missing": "accept"}
-    actions |= {**said.get("*", {}), **said.get(name, {})}
+    else:
+        actions |= said.get("*", {})
+    actions |= said.get(name, {})
     low, high = _range(known)
     unit_low, unit_high = _unit_bounds(low, high, known)
     return Feature(
@@ -441,7 +443,9 @@ def _about_number(one: Feature, value: float) -> Iterator[Finding]:
     if times >= _WORTH_A_WORD:
         what = f"is {times:,.0f} times beyond all that training saw: another unit ({10 ** int(math.log10(times)):,}x)?"
     other_unit = one.unit_low is not None and one.unit_high is not None and not one.unit_low <= value <= one.unit_high
-    fault: Fault = "unit" if other_unit and one.actions["unit"] != "accept" else "range"
+    # Whoever refuses what lies outside of the range refuses what lies far outside too.
+    stricter = ACTIONS.index(one.actions["unit"]) <= ACTIONS.index(one.actions["range"])
+    fault: Fault = "unit" if other_unit and stricter else "range"
     yield from _said(one, fault, what, _shown(value), _expected(one))
 
 

@@ -15,7 +15,6 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from staytrue.serve.pace import Pace
 from staytrue.serve.problem import Problem
 from staytrue.serve.schema import Flag, Schema, Structs, refusal
-from staytrue.store.block import Block
 
 __all__ = ["Arm", "Batch", "Chunk", "Queue", "Reply", "Request"]
 
@@ -27,6 +26,7 @@ _CHUNK_S: Final = 0.004
 _BATCH_S: Final = 0.025
 _LEAST_ROWS: Final = 16
 _MOST_ROWS: Final = 4096
+_MOST_CHUNK_ROWS: Final = 2048
 
 
 class Reply(NamedTuple):
@@ -46,7 +46,7 @@ class Request:
         at: microseconds UTC, when it came in.
         size: rows.
         rows: the rows as structs of the release's schema, or, of a large request,
-        block: as the block that they make.
+        packed: how many rows each of its chunks has, and the packed block of each.
         flags: what was flagged already; None: nobody has looked at the values yet.
         deadline_s: on the loop's clock; nobody wants the answer any more after it.
         answered: where the answer goes.
@@ -60,10 +60,11 @@ class Request:
     deadline_s: float
     answered: asyncio.Future[Reply | Problem]
     arm: Arm = "champion"
-    block: Block | None = None
+    packed: Sequence[tuple[int, bytes]] = ()
     flags: list[Flag] | None = None
     piece: Callable[[bytes], None] | None = None
     taken: int = 0
+    taken_rows: int = 0
     _parts: dict[int, bytes] = field(default_factory=dict)
     _got: int = 0
     _logged: bool = True
@@ -105,21 +106,25 @@ class Batch:
 
     arm: Arm
     chunks: Sequence[Chunk]
-    block: Block
+    size: int
+    packed: bytes
     rows: Structs
     """Beside the block, for a release with other columns; empty for a chunk of a large request."""
     flags: list[tuple[int, str]]
     tries: int = 0
 
-    def taken_apart(self) -> list[Batch]:
+    def taken_apart(self, schema: Schema) -> list[Batch]:
         """A batch for each of its chunks."""
+        if len(self.chunks) == 1:
+            return [self]
         made = []
         at = 0
         for chunk in self.chunks:
             end = at + chunk.size
             flags = [(row - at, text) for row, text in self.flags if at <= row < end]
-            rows, block = self.rows[at:end], self.block.slice(at, end)
-            made.append(Batch(arm=self.arm, chunks=[chunk], block=block, rows=rows, flags=flags))
+            rows = self.rows[at:end]
+            packed = schema.block(rows).pack()
+            made.append(Batch(arm=self.arm, chunks=[chunk], size=chunk.size, packed=packed, rows=rows, flags=flags))
             at = end
         return made
 
@@ -155,7 +160,7 @@ class Queue:
     def put(self, request: Request) -> None:
         """Let a request wait for its turn."""
         self.rows += request.size
-        (self._small if request.block is None else self._large).append(request)
+        (self._large if request.packed else self._small).append(request)
 
     def take(self, now_s: float, *, alone: bool = False) -> Batch | None:
         """The next batch; None when nothing is left that can be answered. `alone`: one request at a time."""
@@ -172,8 +177,13 @@ class Queue:
         for waiting in (self._small, self._large):
             while waiting:
                 request = waiting.popleft()
-                self.rows -= request.size - request.taken
+                self.rows -= request.size - request.taken_rows
                 request.settle(outcome)
+
+    @property
+    def chunk_rows(self) -> int:
+        """How many rows of a large request may go at a time without keeping the small ones waiting."""
+        return max(_LEAST_ROWS, min(_MOST_CHUNK_ROWS, self.pace.rows_within(_CHUNK_S)))
 
     def _together(self) -> int:
         return max(_LEAST_ROWS, min(_MOST_ROWS, self.pace.rows_within(_BATCH_S)))
@@ -194,22 +204,20 @@ class Queue:
 
     def _chunk(self, now_s: float) -> Batch | None:
         request = self._large[0]
-        if self._is_late(request, now_s) or request.block is None:
+        if self._is_late(request, now_s):
             self._large.popleft()
-            self.rows -= request.size - request.taken
+            self.rows -= request.size - request.taken_rows
             return None
-        most = max(_LEAST_ROWS, min(_MOST_ROWS, self.pace.rows_within(_CHUNK_S)))
-        size = min(most, request.size - request.taken)
-        start = request.taken
-        request.taken += size
+        size, packed = request.packed[request.taken]
+        start = request.taken_rows
+        request.taken += 1
+        request.taken_rows += size
         self.rows -= size
-        if request.taken == request.size:
+        if request.taken == len(request.packed):
             self._large.popleft()
         flags = [(row - start, _flag(one)) for row, one in request.flags or () if start <= row < start + size]
         chunk = Chunk(request=request, start=start, size=size)
-        return Batch(
-            arm=request.arm, chunks=[chunk], block=request.block.slice(start, start + size), rows=(), flags=flags
-        )
+        return Batch(arm=request.arm, chunks=[chunk], size=size, packed=packed, rows=(), flags=flags)
 
     @staticmethod
     def _is_late(request: Request, now_s: float) -> bool:
@@ -239,7 +247,7 @@ class Queue:
                 flags += [(at + row, _flag(one)) for row, one in request.flags]
             chunks.append(Chunk(request=request, start=0, size=request.size))
             at += request.size
-        return Batch(arm=requests[0].arm, chunks=chunks, block=block, rows=rows, flags=flags)
+        return Batch(arm=requests[0].arm, chunks=chunks, size=block.n, packed=block.pack(), rows=rows, flags=flags)
 
     def _looked_at(self, requests: list[Request], suspects: list[bool]) -> list[Request]:
         """The requests that may go on, what is strange about them flagged."""

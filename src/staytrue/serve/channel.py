@@ -35,7 +35,7 @@ UNLOGGED: Final = 2
 STREAMED: Final = 3
 """Asked for in pieces, and logged."""
 
-_LENGTH = struct.Struct("<I")
+LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<IB")
 
 
@@ -68,7 +68,7 @@ class Told(NamedTuple):
         last: whether nothing more comes to this seq.
         answers: a request's answers as JSON text of a list (streamed: of one piece), None where it failed.
         errors: the error document of each request that failed, by its place.
-        logged: whether the prediction is in the log.
+        logged: False when the log should hold it and the disk did not take it.
     """
 
     seq: int
@@ -103,7 +103,7 @@ def asked(body: bytes | memoryview) -> Asked:
 def tell(said: Told) -> bytes:
     """The frame that answers."""
     data = _encode(said)
-    return _LENGTH.pack(len(data)) + data
+    return LENGTH.pack(len(data)) + data
 
 
 def told(body: bytes | memoryview) -> Told:
@@ -115,7 +115,7 @@ def receive(sock: socket.socket, into: bytearray) -> memoryview | None:
     """The next frame (kind and body) of a blocking socket, in `into`, which grows; None when the other end is gone."""
     if not _fill(sock, memoryview(into)[:4]):
         return None
-    (size,) = _LENGTH.unpack_from(into)
+    (size,) = LENGTH.unpack_from(into)
     if size > len(into):
         into.extend(bytes(size - len(into)))
     view = memoryview(into)[:size]
@@ -138,12 +138,12 @@ def frames_of(buffer: bytearray) -> Iterator[bytes]:
     """The whole frames at the beginning of `buffer`, taken out of it; what is not whole yet stays."""
     at = 0
     try:
-        while len(buffer) - at >= _LENGTH.size:
-            (size,) = _LENGTH.unpack_from(buffer, at)
-            end = at + _LENGTH.size + size
+        while len(buffer) - at >= LENGTH.size:
+            (size,) = LENGTH.unpack_from(buffer, at)
+            end = at + LENGTH.size + size
             if len(buffer) < end:
                 return
-            yield bytes(memoryview(buffer)[at + _LENGTH.size : end])
+            yield bytes(memoryview(buffer)[at + LENGTH.size : end])
             at = end
     finally:
         del buffer[:at]

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from math import isfinite
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
@@ -20,16 +21,15 @@ from staytrue.errors import StaytrueError
 from staytrue.kernel.contract import micros
 from staytrue.serve import openapi
 from staytrue.serve.ids import as_bytes, ids_list
+from staytrue.serve.intake import Form
 from staytrue.serve.metrics import CONTENT_TYPE
 from staytrue.serve.problem import Problem, problem_of
 from staytrue.serve.protocols import mlflow, oip
 from staytrue.serve.response import JSON, Response
 from staytrue.serve.routes import Route
+from staytrue.serve.service import Predicted, Service
 from staytrue.serve.supervisor import Supervisor
 from staytrue.store.labels import Label, Labels
-
-if TYPE_CHECKING:
-    from staytrue.serve.front import Front, Predicted
 
 __all__ = ["Control"]
 
@@ -42,9 +42,9 @@ class _LabelIn(msgspec.Struct, forbid_unknown_fields=True):
     """A label as it comes in."""
 
     label: Any
-    id: str | None = None
-    key: str | int | None = None
-    at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    key: str | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float | msgspec.UnsetType = msgspec.UNSET
+    at: Annotated[datetime, msgspec.Meta(tz=True)] | msgspec.UnsetType = msgspec.UNSET
     source: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
@@ -58,8 +58,8 @@ _decode_labels = msgspec.json.Decoder(_LabelsIn).decode
 class Control:
     """Answers the routes of the table that are not the front's own."""
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
+    def __init__(self, service: Service) -> None:
+        self._service = service
         # Labels wait for the disk: in threads, several at a time, so that they share the wait.
         self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="labels")
         self._handlers: Mapping[str, Callable[..., Awaitable[Outcome]]] = {
@@ -70,8 +70,8 @@ class Control:
             "/metrics": self._metrics,
             "/openapi.json": self._openapi,
             "/v2": self._oip_server,
-            "/v2/health/live": self._healthz,
-            "/v2/health/ready": self._readyz,
+            "/v2/health/live": self._oip_live,
+            "/v2/health/ready": self._oip_server_ready,
             "/v2/models/{name}": self._oip_model,
             "/v2/models/{name}/ready": self._oip_ready,
             "/v2/models/{name}/infer": self._oip_infer,
@@ -88,7 +88,7 @@ class Control:
 
     @cached_property
     def _writer(self) -> Labels:
-        return Labels(self._front.store.root, self._front.app)
+        return Labels(self._service.store.root, self._service.app)
 
     async def answer(self, scope: Any, route: Route | None, parts: Parts, receive: Any) -> Outcome:
         """The answer of a route; of no route, or another method, the problem."""
@@ -106,7 +106,7 @@ class Control:
     # ------------------------------------------------------------ labels
 
     async def _labels(self, scope: Any, _parts: Parts, receive: Any) -> Outcome:
-        body = await self._front.body(scope["headers"], receive)
+        body = await self._service.body(scope["headers"], receive)
         if isinstance(body, Problem):
             return body
         try:
@@ -123,7 +123,7 @@ class Control:
                 return made
             labels.append(made)
         await asyncio.get_running_loop().run_in_executor(self._threads, self._writer.add, labels)
-        self._front.metrics.labels.inc(len(labels))
+        self._service.metrics.labels.inc(len(labels))
         return Response(body=_encode({"accepted": len(labels)}))
 
     # ------------------------------------------------------------ health and figures
@@ -132,97 +132,94 @@ class Control:
         return Response(body=b'{"status":"ok"}')
 
     async def _readyz(self, _scope: Any, _parts: Parts, _receive: Any) -> Outcome:
-        if self._front.ending:
+        if self._service.ending:
             return Response(status=503, body=b'{"status":"ending"}')
-        if self._front.router.table.champion is None:
+        if self._service.router.table.champion is None:
             return Response(status=503, body=b'{"status":"starting"}')
         return Response(body=b'{"status":"ready"}')
 
     async def _metrics(self, _scope: Any, _parts: Parts, _receive: Any) -> Outcome:
-        return Response(headers=[(b"content-type", CONTENT_TYPE)], body=self._front.metrics.text())
+        return Response(headers=[(b"content-type", CONTENT_TYPE)], body=self._service.metrics.text())
 
     async def _openapi(self, _scope: Any, _parts: Parts, _receive: Any) -> Outcome:
-        champion = self._front.router.table.champion
+        champion = self._service.router.table.champion
         signature = None
         if champion is not None:
             signature = {**champion.facts.signature.document(), "label": dict(champion.facts.label)}
         document = openapi.document(
-            self._front.app,
+            self._service.app,
             signature,
             __version__,
             release=None if champion is None else champion.release,
-            needs_token=self._front.gate.needs_token,
-            most_rows=self._front.limits.rows,
+            needs_token=self._service.gate.needs_token,
+            most_rows=self._service.limits.rows,
         )
         return Response(body=_encode(document))
 
     # ------------------------------------------------------------ MLflow
 
     async def _mlflow(self, scope: Any, _parts: Parts, receive: Any) -> Outcome:
-        body = await self._front.body(scope["headers"], receive)
-        champion = self._front.ready()
-        if isinstance(body, Problem) or isinstance(champion, Problem):
-            return body if isinstance(body, Problem) else champion  # type: ignore[return-value]
-        signature = champion.facts.signature
-        rows = mlflow.rows(
-            body,
-            _header(scope, b"content-type"),
-            signature.seen,
-            dict(signature.schema),
-            most_rows=self._front.limits.rows,
-        )
-        done = await self._predicted(rows, champion)
-        if isinstance(done, Problem):
-            return done
+        champion = self._service.ready()
+        if isinstance(champion, Problem):
+            return champion
+        asked = await self._asked(scope, champion, "mlflow", b"content-type", receive)
+        if isinstance(asked, Problem):
+            return asked
+        done, _ = asked
         ids = ids_list(done.first_id, done.size)
         return Response(headers=[JSON, *done.headers()], body=mlflow.answer(done.answers, ids))
 
-    async def _predicted(self, rows: list[dict[str, Any]] | Problem, champion: Supervisor) -> Predicted | Problem:
-        read = rows if isinstance(rows, Problem) else champion.schema.read_dicts(rows)
-        if isinstance(read, Problem):
-            self._front.count_refused(read)
-            return read
-        return await self._front.predicted(read, champion)
+    async def _asked(
+        self, scope: Any, champion: Supervisor, form: Form, head: bytes, receive: Any
+    ) -> tuple[Predicted, Any] | Problem:
+        """The answers to a request of another protocol, and what else it said."""
+        body = await self._service.body(scope["headers"], receive)
+        if isinstance(body, Problem):
+            return body
+        taken = await self._service.read(champion, form, _header(scope, head), body)
+        if isinstance(taken, Problem):
+            return taken
+        done = await self._service.predicted(taken.read, champion)
+        return done if isinstance(done, Problem) else (done, taken.rest)
 
     # ------------------------------------------------------------ Open Inference Protocol
 
     async def _oip_server(self, _scope: Any, _parts: Parts, _receive: Any) -> Outcome:
         return Response(body=_encode(oip.server_metadata(__version__)))
 
+    async def _oip_live(self, _scope: Any, _parts: Parts, _receive: Any) -> Outcome:
+        return Response(body=b'{"live":true}')
+
+    async def _oip_server_ready(self, _scope: Any, _parts: Parts, _receive: Any) -> Outcome:
+        ready = not self._service.ending and self._service.router.table.champion is not None
+        return Response(status=200 if ready else 503, body=b'{"ready":%s}' % (b"true" if ready else b"false"))
+
     async def _oip_model(self, _scope: Any, parts: Parts, _receive: Any) -> Outcome:
         champion = self._oip_champion(parts)
         if isinstance(champion, Problem):
-            return oip.error(champion)
+            return champion
         columns = champion.facts.signature.document()["columns"]
         label = champion.facts.label["type"]
-        return Response(body=_encode(oip.model_metadata(self._front.app, [champion.release], columns, label=label)))
+        return Response(body=_encode(oip.model_metadata(self._service.app, [champion.release], columns, label=label)))
 
     async def _oip_ready(self, _scope: Any, parts: Parts, _receive: Any) -> Outcome:
         champion = self._oip_champion(parts)
-        return oip.error(champion) if isinstance(champion, Problem) else Response(body=b'{"ready":true}')
+        if isinstance(champion, Problem):
+            return champion
+        return Response(body=_encode({"name": self._service.app, "ready": True}))
 
     async def _oip_infer(self, scope: Any, parts: Parts, receive: Any) -> Outcome:
-        body = await self._front.body(scope["headers"], receive)
         champion = self._oip_champion(parts)
-        if isinstance(body, Problem) or isinstance(champion, Problem):
-            return oip.error(body if isinstance(body, Problem) else champion)  # type: ignore[arg-type]
-        signature = champion.facts.signature
-        asked = oip.request(
-            body,
-            _header(scope, b"inference-header-content-length").encode() or None,
-            signature.seen,
-            dict(signature.schema),
-            most_rows=self._front.limits.rows,
-        )
+        if isinstance(champion, Problem):
+            return champion
+        asked = await self._asked(scope, champion, "oip", b"inference-header-content-length", receive)
         if isinstance(asked, Problem):
-            return oip.error(asked)
-        done = await self._predicted(asked.rows, champion)
-        if isinstance(done, Problem):
-            return oip.error(done)
+            return asked
+        done, (id_, outputs) = asked
         answer, headers = oip.answer(
-            asked,
+            oip.Request(rows=[], id=id_, outputs=outputs),
             done.answers,
-            model=self._front.app,
+            model=self._service.app,
             version=done.release,
             ids=ids_list(done.first_id, done.size),
             label=champion.facts.label["type"],
@@ -231,20 +228,25 @@ class Control:
 
     def _oip_champion(self, parts: Parts) -> Supervisor | Problem:
         """The champion, if it is what the path asks for."""
-        champion = self._front.ready()
+        champion = self._service.ready()
         releases = [] if isinstance(champion, Problem) else [champion.release]
-        wanted = oip.release_of(parts["name"], parts.get("version"), app=self._front.app, releases=releases)
+        wanted = oip.release_of(parts["name"], parts.get("version"), app=self._service.app, releases=releases)
         return wanted if isinstance(wanted, Problem) else champion
 
 
 def _label(at: int, one: _LabelIn, now_us: int) -> Label | Problem:
-    id_ = None
-    if one.id is not None:
-        id_ = as_bytes(one.id)
-        if id_ is None:
-            return Problem(status=422, code="ST771", detail=f"Label {at}: {one.id[:60]!r} is no id of a prediction.")
-    when = now_us if one.at is None else micros(one.at.astimezone(UTC))
-    return Label(id=id_, key=one.key, label=one.label, at_us=when, got_us=now_us, source=one.source)
+    id_ = as_bytes(one.id) if isinstance(one.id, str) else None
+    if isinstance(one.id, str) and id_ is None:
+        return Problem(status=422, code="ST771", detail=f"Label {at}: {one.id[:60]!r} is no id of a prediction.")
+    key = None if isinstance(one.key, msgspec.UnsetType) else one.key
+    if isinstance(key, float):
+        if key != int(key) if isfinite(key) else True:
+            return Problem(
+                status=422, code="ST771", detail=f"Label {at}: the key {key} is no whole number and no text."
+            )
+        key = int(key)
+    when = now_us if isinstance(one.at, msgspec.UnsetType) else micros(one.at.astimezone(UTC))
+    return Label(id=id_, key=key, label=one.label, at_us=when, got_us=now_us, source=one.source)
 
 
 def _header(scope: Any, name: bytes) -> str:

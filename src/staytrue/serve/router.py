@@ -24,7 +24,7 @@ from staytrue.serve.batch import Arm, Batch
 from staytrue.serve.channel import Told
 from staytrue.serve.metrics import Metrics
 from staytrue.serve.problem import Problem
-from staytrue.serve.schema import Structs
+from staytrue.serve.schema import Read, Structs
 from staytrue.serve.supervisor import Limits, Supervisor
 from staytrue.store.ledger import LIVE, Entry, RoleName
 from staytrue.store.store import Store
@@ -52,6 +52,7 @@ class Share(NamedTuple):
     by: Supervisor
     arm: Arm
     start: int
+    size: int
     rows: Structs
 
 
@@ -107,17 +108,19 @@ class Router:
 
     # ------------------------------------------------------------ requests
 
-    def shares(self, rows: Structs, first_id: bytes) -> list[Share]:
+    def shares(self, read: Read, first_id: bytes) -> list[Share]:
         """Who answers which rows: each key always the same, as long as the canary does not shrink.
 
-        Rows without a key go where their request's id sends them.
+        Rows without a key go where their request's id sends them. A large request is the champion's alone: its keys are
+        not looked at here.
         """
+        rows = read.rows
         table = self.table
         champion, challenger = table.champion, table.challenger
         if champion is None:
             return []
-        if challenger is None or table.share <= 0:
-            return [Share(by=champion, arm="champion", start=0, rows=rows)]
+        if challenger is None or table.share <= 0 or read.packed:
+            return [Share(champion, "champion", 0, read.size, rows)]
         keys = champion.schema.keys(rows) or [None] * len(rows)
         named = [first_id.hex() if key is None else key for key in keys]
         chosen = in_canary(named, table.share, salt=challenger.release).tolist()
@@ -128,9 +131,9 @@ class Router:
             mine = rows[at : at + size]
             theirs = _for(challenger, champion, mine) if is_canary else None
             if theirs is not None:
-                made.append(Share(by=challenger, arm="challenger", start=at, rows=theirs))
+                made.append(Share(challenger, "challenger", at, size, theirs))
             else:
-                made.append(Share(by=champion, arm="champion", start=at, rows=mine))
+                made.append(Share(champion, "champion", at, size, mine))
             at += size
         return made
 
@@ -138,7 +141,7 @@ class Router:
 
     def answered(self, by: Supervisor, batch: Batch, said: Told) -> None:
         """Count a batch, and show it to whoever is on trial against the one that answered it."""
-        size = batch.block.n
+        size = batch.size
         metrics = self._metrics
         metrics.batch_rows.observe(size)
         metrics.predictions.labels(by.release[:12], batch.arm).inc(size)
@@ -152,16 +155,16 @@ class Router:
             self._mirror(other, by, batch)
 
     def _mirror(self, other: Supervisor, by: Supervisor, batch: Batch) -> None:
-        block, rows = batch.block, batch.rows
+        packed, rows = batch.packed, batch.rows
         if other.schema.layout != by.schema.layout:
             theirs = _for(other, by, rows) if rows else None
             if theirs is None:
-                self._metrics.shadow_dropped.inc(batch.block.n)
+                self._metrics.shadow_dropped.inc(batch.size)
                 return
-            rows, block = theirs, other.schema.block(theirs)
-        shadow = Batch(arm="shadow", chunks=batch.chunks, block=block, rows=rows, flags=batch.flags)
+            rows, packed = theirs, other.schema.block(theirs).pack()
+        shadow = Batch(arm="shadow", chunks=batch.chunks, size=batch.size, packed=packed, rows=rows, flags=batch.flags)
         if not other.mirror(shadow):
-            self._metrics.shadow_dropped.inc(batch.block.n)
+            self._metrics.shadow_dropped.inc(batch.size)
 
     def noted(self, column: str, fault: str, refused: bool) -> None:  # noqa: FBT001 - see `Watcher`
         """Count a finding."""

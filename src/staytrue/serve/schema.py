@@ -6,9 +6,12 @@ others go the other way, through `kernel.signature.read_row`, which is forty tim
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from functools import partial
+from math import isfinite
 from operator import attrgetter
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
@@ -32,10 +35,19 @@ _MOST_ERRORS: Final = 50
 
 
 class Read(NamedTuple):
-    """A request that was read: its rows, and what was flagged on the way (None: nobody has looked at the values yet)."""
+    """A request that was read: its rows, and what was flagged on the way (None: nobody has looked at the values yet).
+
+    Of a large request, which was read in another process, `packed` has the rows as chunks instead.
+    """
 
     rows: Structs
     flags: list[Flag] | None = None
+    packed: Sequence[tuple[int, bytes]] = ()
+
+    @property
+    def size(self) -> int:
+        """How many rows it has."""
+        return sum(size for size, _ in self.packed) if self.packed else len(self.rows)
 
 
 class Schema:
@@ -58,7 +70,7 @@ class Schema:
     def __init__(self, signature: Signature, *, most_rows: int) -> None:
         self.signature = signature
         self.layout = Layout(signature.schema)
-        self._most_rows = most_rows
+        self.most_rows = most_rows
         self._names = [one.name for one in signature.features]
         row = msgspec.defstruct(
             "Row",
@@ -72,6 +84,12 @@ class Schema:
         request = msgspec.defstruct("Request", [("rows", rows)], forbid_unknown_fields=True, gc=False)
         self._row: Any = row
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(request).decode
+        self._convert: Callable[[Sequence[Any]], Structs] = partial(
+            msgspec.convert,
+            type=list[row],  # type: ignore[valid-type]
+            # What a decoder of another protocol left as text.
+            builtin_types=(datetime, date),
+        )
         self._tuple = msgspec.structs.astuple
         fields = {name: f"c{i}" for i, name in enumerate(self._names)}
         types = dict(signature.schema)
@@ -105,8 +123,12 @@ class Schema:
 
     def read_dicts(self, rows: Sequence[Any]) -> Read | Problem:
         """As `read`, for rows that another protocol has decoded already."""
-        if not 1 <= len(rows) <= self._most_rows:
+        if not 1 <= len(rows) <= self.most_rows:
             return self._wrong_count(len(rows))
+        with contextlib.suppress(msgspec.ValidationError):
+            converted = self._convert(rows)
+            if self._are_finite(converted):
+                return Read(rows=converted)
         read, flags, errors = [], [], []
         for at, row in enumerate(rows):
             if not isinstance(row, dict):
@@ -123,6 +145,14 @@ class Schema:
             if len(errors) >= _MOST_ERRORS:
                 break
         return refusal(errors) if errors else Read(rows=read, flags=flags)
+
+    def _are_finite(self, rows: Structs) -> bool:
+        """Whether no float is NaN or infinite, which JSON can't be but tensors can."""
+        if self._floats is None:
+            return True
+        one = len(self.layout.float_names) == 1
+        each = ((self._floats(row),) if one else self._floats(row) for row in rows)
+        return all(value is None or isfinite(value) for values in each for value in values)
 
     def _explained(self, body: bytes) -> Read | Problem:
         """What msgspec would not take, read slowly: it may be refused in words, or be well all the same."""
@@ -155,9 +185,9 @@ class Schema:
 
     def _wrong_count(self, count: int) -> Problem:
         return Problem(
-            status=422 if count == 0 else 413,
+            status=422,
             code="ST758",
-            detail=f"The request has {count:,} rows; expected 1 to {self._most_rows:,}.",
+            detail=f"The request has {count:,} rows; expected 1 to {self.most_rows:,}.",
         )
 
     # ------------------------------------------------------------ many rows at once

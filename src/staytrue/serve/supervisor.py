@@ -247,9 +247,9 @@ class Supervisor:
 
     def mirror(self, batch: Batch) -> bool:
         """Ask this release, as a shadow, what another one has answered. False: it has too much to do, and is left out."""
-        if self._shadow_rows + batch.block.n > self._limits.shadow_rows:
+        if self._shadow_rows + batch.size > self._limits.shadow_rows:
             return False
-        self._shadow_rows += batch.block.n
+        self._shadow_rows += batch.size
         self._shadow.append(batch)
         self._plan()
         return True
@@ -276,7 +276,7 @@ class Supervisor:
         batch = self.queue.take(self._loop.time(), alone=self.facts.is_async)
         if batch is None and self._shadow:
             batch = self._shadow.popleft()
-            self._shadow_rows -= batch.block.n
+            self._shadow_rows -= batch.size
         return batch
 
     def _send(self, lane: _Lane, batch: Batch) -> None:
@@ -290,7 +290,7 @@ class Supervisor:
             1.0 / share if share else 0.0,
             [(_id_at(chunk.request.id, chunk.start), chunk.size) for chunk in batch.chunks],
             batch.flags,
-            batch.block.pack(),
+            batch.packed,
         )
         kind = LOGGED if _drawn(first.id, share) else UNLOGGED
         if first.piece is not None and batch.arm != "shadow":
@@ -307,7 +307,7 @@ class Supervisor:
             return
         del lane.under_way[said.seq]
         seconds = self._loop.time() - sent_s
-        self.queue.pace.learn(batch.block.n, seconds)
+        self.queue.pace.learn(batch.size, seconds)
         lane.has_answered = True
         if batch.arm != "shadow":
             for place, chunk in enumerate(batch.chunks):
@@ -352,7 +352,7 @@ class Supervisor:
         elif alone:
             batch.chunks[0].request.settle(_POISON)
         else:
-            self._again.extend(batch.taken_apart())
+            self._again.extend(batch.taken_apart(self.schema))
 
 
 @dataclass(kw_only=True, eq=False)

@@ -50,8 +50,8 @@ if sys.platform != "win32":
 
 __all__ = ["Compaction", "compact", "main"]
 
-# Of a set as much is in memory at a time as its segments unpack to: about three times their size.
-_SET_BYTES: Final = 128 << 20
+# A set is in memory as a whole, at about five times the size of its segments (benchmarks/traffic.py).
+_SET_BYTES: Final = 32 << 20
 _KINDS: Final[tuple[Kind, ...]] = ("predictions", "labels")
 _UUID_VERSION: Final = 7
 
@@ -165,7 +165,7 @@ def _predictions(store: Store, whole: Sequence[Segment]) -> Iterator[Kept]:
     groups: dict[tuple[str, str, str | None, Schema], list[frames.Rows]] = defaultdict(list)
     for segment in whole:
         header = segment.header or {}
-        for arm, rows in prediction_rows(segment).items():
+        for arm, rows in prediction_rows(segment):
             groups[header.get("release") or "", arm, header.get("key"), row_columns(frames.schema(rows))].append(rows)
     for (release, arm, key, columns), parts in groups.items():
         rows = once(frames.concat(alike(parts)))

@@ -9,7 +9,7 @@ that were logged have a `=` before their names, so that they never meet ours.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is a class
@@ -56,6 +56,7 @@ LABEL_SCHEMA: Final[Schema] = (
 )
 """A label is `number`, or the canonical JSON `text` of anything else; both null: the label was taken back."""
 
+_SLICE_BYTES: Final = 8 << 20
 _U32: Final = Struct("<I")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _Body = tuple[int, int, str, float, list[tuple[bytes, int]], list[tuple[int, str]], memoryview]
@@ -123,25 +124,42 @@ class _Arm:
     rows: int = 0
 
 
-def prediction_rows(segment: Segment) -> dict[str, frames.Rows]:
-    """The predictions in a segment by arm, in the order in which they were written; repeated ones are repeated.
+def prediction_rows(segment: Segment) -> Iterator[tuple[str, frames.Rows]]:
+    """The predictions in a segment: (arm, rows) slice by slice, as they were written; repeated ones are repeated.
 
-    Columns: id_hi and id_lo (the bits of the UUID as int64), at, weight, flags, answer (float64 when all are numbers, else
-    canonical JSON text), then the logged ones.
+    Columns: id_hi and id_lo (the bits of the UUID as int64), at, weight, flags, answer (float64 when all of the slice are
+    numbers, else canonical JSON text), then the logged ones.
 
     Raises:
         Corrupt: ST702, a record has the right CRC and is no batch of predictions.
     """
     if segment.header is None:
-        return {}
-    arms: dict[str, _Arm] = defaultdict(_Arm)
+        return
     try:
         layout = Layout(tuple((name, kind) for name, kind in segment.header["columns"]))
-        for payload in segment.payloads:
-            _add(arms, layout, payload)
-        return {arm: _rows_of(found, layout) for arm, found in arms.items() if found.rows}
+        for payloads in _slices(segment.payloads):
+            arms: dict[str, _Arm] = defaultdict(_Arm)
+            for payload in payloads:
+                _add(arms, layout, payload)
+            for arm, found in arms.items():
+                if found.rows:
+                    yield arm, _rows_of(found, layout)
     except (Corrupt, ValueError, KeyError, msgspec.MsgspecError, StructError) as exc:
         raise _unreadable(segment, "predictions", exc) from exc
+
+
+def _slices(payloads: list[memoryview]) -> Iterator[list[memoryview]]:
+    # As Python objects, ids and answers of single rows take ten times their bytes: a slice at a time.
+    held: list[memoryview] = []
+    size = 0
+    for payload in payloads:
+        held.append(payload)
+        size += len(payload)
+        if size >= _SLICE_BYTES:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def row_columns(schema: Iterable[tuple[str, str]]) -> Schema:

@@ -262,7 +262,7 @@ class _Reading:
             if day in days:
                 segment = read_segment(path)
                 header = segment.header or {}
-                for arm, rows in prediction_rows(segment).items():
+                for arm, rows in prediction_rows(segment):
                     of_day = _within(rows, self._span(day))
                     yield Chunk(release=header.get("release") or "", arm=arm, key=header.get("key"), rows=of_day)
 
@@ -345,8 +345,9 @@ def _within(rows: frames.Rows, span: tuple[int, int]) -> frames.Rows:
 def split_by_day(rows: frames.Rows, moments_us: Ints) -> Iterator[tuple[date, frames.Rows]]:
     """The rows of each UTC day."""
     numbers = moments_us // _DAY_US
-    for number in np.unique(numbers).tolist():
-        yield day_of(number * _DAY_US), frames.take(rows, numbers == number)
+    days = np.unique(numbers).tolist()
+    for number in days:
+        yield day_of(number * _DAY_US), rows if len(days) == 1 else frames.take(rows, numbers == number)
 
 
 def _values(rows: frames.Rows, name: str) -> NDArray[Any]:

@@ -1,0 +1,347 @@
+"""Service: one app, served: rows in, answers out, whatever protocol they came in. The front and control speak HTTP for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from staytrue.engines.guard import Guard
+from staytrue.serve.batch import Reply, Request
+from staytrue.serve.gate import Gate
+from staytrue.serve.ids import ids_json, new_id
+from staytrue.serve.intake import LARGE_BYTES, Form, Intake, Taken, flagged, read_form
+from staytrue.serve.limits import ServerLimits
+from staytrue.serve.metrics import Metrics
+from staytrue.serve.problem import Problem
+from staytrue.serve.response import HeaderList
+from staytrue.serve.router import Router, Share
+from staytrue.serve.schema import Flag, Read
+from staytrue.serve.supervisor import Limits, Supervisor
+from staytrue.store.store import Store
+from staytrue.store.tokens import tokens
+
+__all__ = ["BUSY", "GONE", "IDS_AT_ONCE", "NOT_READY", "TOO_LARGE", "Predicted", "Receive", "Service"]
+
+Receive: TypeAlias = Callable[[], Awaitable[Any]]
+
+IDS_AT_ONCE: Final = 2_000
+_LAG_S: Final = 0.5
+_encode = msgspec.json.Encoder().encode
+
+
+class Predicted(NamedTuple):
+    """The answers to the rows of a request.
+
+    Attributes:
+        parts: JSON texts of lists, which together hold one answer a row, in order.
+        first_id, size: the ids: row i has the one that is i higher.
+        by: who answered which rows.
+        flags: what was accepted though it is not like training.
+        logged: whether all of it is in the log.
+    """
+
+    parts: Sequence[bytes]
+    first_id: bytes
+    size: int
+    by: Sequence[Share]
+    flags: Sequence[Flag]
+    logged: bool
+
+    @property
+    def answers(self) -> bytes:
+        """One JSON text of the list of all answers."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        return b"[" + b",".join([part[1:-1] for part in self.parts]) + b"]"
+
+    @property
+    def release(self) -> str:
+        """Who answered; of a request that a canary split, the champion."""
+        return self.by[-1].by.release if len(self.by) == 1 else _champion_of(self.by).release
+
+    def releases(self) -> list[str] | None:
+        """Who answered each row, where that was not one and the same."""
+        if len({id(share.by) for share in self.by}) == 1:
+            return None
+        return [share.by.release for share in self.by for _ in range(share.size)]
+
+    def headers(self) -> HeaderList:
+        """What every protocol says of an answer."""
+        headers: HeaderList = [(b"staytrue-release", self.release.encode())]
+        return headers if self.logged else [*headers, (b"staytrue-logged", b"false")]
+
+    def body(self) -> bytes:
+        """The answer to `POST /predict`."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body piece by piece, so that a large one need not be made at one go."""
+        yield b'{"predictions":'
+        yield self.answers
+        yield b',"ids":['
+        for start in range(0, self.size, IDS_AT_ONCE):
+            ids = ids_json(_later(self.first_id, start), min(IDS_AT_ONCE, self.size - start))
+            yield ids[1:-1] if start == 0 else b"," + ids[1:-1]
+        yield b'],"release":"%s"' % self.release.encode()
+        releases = self.releases() if len(self.by) > 1 else None
+        if releases is not None:
+            yield b',"releases":' + _encode(releases)
+        if self.flags:
+            yield b',"flags":' + _encode(flagged(self.flags))
+        yield b"}"
+
+
+def _champion_of(by: Sequence[Share]) -> Supervisor:
+    return next((share.by for share in by if share.arm == "champion"), by[-1].by)
+
+
+class Service:
+    """Everything of an app's server but HTTP.
+
+    Args:
+        store: opened; roles and tokens are read from it.
+        app: which one.
+        gate: told of the tokens in use.
+        limits: of the server. lanes, threads: of each release.
+        say: called with a sentence for the person who runs the server.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        app: str,
+        *,
+        gate: Gate,
+        limits: ServerLimits,
+        lanes: int = 1,
+        threads: int = 1,
+        say: Callable[[str], None],
+    ) -> None:
+        self.store, self.app, self.gate, self.limits = store, app, gate, limits
+        self.metrics = Metrics()
+        self.guard = Guard()
+        self.intake = Intake(self.guard, most_bytes=limits.bodies_bytes)
+        self._lanes, self._threads, self._say = lanes, threads, say
+        self.router: Router
+        self.ending = False
+        self._bodies_bytes = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._lag: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Begin to start what the ledger wants served."""
+        self._loop = asyncio.get_running_loop()
+        limits = Limits(
+            most_rows=self.limits.rows,
+            queue_rows=self.limits.queue_rows,
+            shadow_rows=self.limits.shadow_rows,
+            lanes=self._lanes,
+            threads=self._threads,
+        )
+        self.router = Router(
+            self.store,
+            self.app,
+            limits=limits,
+            guard=self.guard,
+            metrics=self.metrics,
+            say=self._say,
+            also=lambda: self.gate.renew(tokens(self.store.ledger)),
+        )
+        self.metrics.queue_rows.follow(self._queue_rows)
+        await self.router.start()
+        self._lag = self._loop.create_task(self._watch_lag())
+
+    async def ready_release(self) -> str:
+        """The release that answers, once one does."""
+        while not hasattr(self, "router") or self.router.table.champion is None:
+            if hasattr(self, "router"):
+                await self.router.changed.wait()
+            else:
+                await asyncio.sleep(0)
+        return self.router.table.champion.release
+
+    async def close(self) -> None:
+        """Answer what is under way; end every process of ours."""
+        self.ending = True
+        if self._lag is not None:
+            self._lag.cancel()
+        await self.router.close()
+        self.intake.close()
+        self.guard.close()
+
+    def _queue_rows(self) -> float:
+        table = self.router.table
+        return float(sum(one.queue.rows for one in (table.champion, table.challenger) if one is not None))
+
+    async def _watch_lag(self) -> None:
+        while True:
+            planned = self._loop.time() + _LAG_S
+            await asyncio.sleep(_LAG_S)
+            self.metrics.loop_lag.set(max(0.0, self._loop.time() - planned))
+
+    # ------------------------------------------------------------ predictions
+
+    def ready(self) -> Supervisor | Problem:
+        """The champion, if it can still answer in time."""
+        champion = self.router.table.champion
+        if champion is None:
+            return NOT_READY
+        if champion.queue.wait_s(1) > self.limits.deadline_s:
+            self.metrics.shed.labels("deadline").inc()
+            return BUSY
+        return champion
+
+    async def predicted(self, read: Read, champion: Supervisor) -> Predicted | Problem:
+        """The answers to rows that the champion's schema has read, whoever gives them."""
+        at = time.time_ns() // 1000
+        first_id = new_id(at)
+        size = read.size
+        if not champion.queue.has_room(size):
+            self.metrics.shed.labels("queue").inc()
+            return BUSY
+        self.metrics.rows.inc(size)
+        shares = self.router.shares(read, first_id)
+        if len(shares) == 1:
+            request = self.request(shares[0], first_id, at, read.flags)
+            request.packed = read.packed
+            shares[0].by.ask(request)
+            outcome = await request.answered
+            if isinstance(outcome, Problem):
+                return outcome
+            return Predicted(outcome.parts, first_id, size, shares, outcome.flags, outcome.logged)
+        return await self._split(read, shares, first_id, at)
+
+    async def _split(self, read: Read, shares: list[Share], first_id: bytes, at: int) -> Predicted | Problem:
+        """A request whose rows go to two releases."""
+        requests = []
+        for share in shares:
+            stop = share.start + share.size
+            flags = (
+                None if read.flags is None else [(r - share.start, f) for r, f in read.flags if share.start <= r < stop]
+            )
+            request = self.request(share, _later(first_id, share.start), at, flags)
+            requests.append(request)
+            share.by.ask(request)
+        replies = await asyncio.gather(*(request.answered for request in requests))
+        parts: list[bytes] = []
+        found: list[Flag] = []
+        logged = True
+        for share, outcome in zip(shares, replies, strict=True):
+            if isinstance(outcome, Problem):
+                return outcome
+            parts += outcome.parts
+            found += [(share.start + row, one) for row, one in outcome.flags]
+            logged = logged and outcome.logged
+        return Predicted(parts=parts, first_id=first_id, size=read.size, by=shares, flags=found, logged=logged)
+
+    def request(self, share: Share, first_id: bytes, at: int, flags: list[Flag] | None) -> Request:
+        """The request that asks a release for its share."""
+        answered: asyncio.Future[Reply | Problem] = self._loop.create_future()
+        return Request(
+            id=first_id,
+            at=at,
+            size=share.size,
+            rows=share.rows,
+            deadline_s=self._loop.time() + self.limits.deadline_s,
+            answered=answered,
+            arm=share.arm,
+            flags=flags,
+        )
+
+    def count_refused(self, problem: Problem) -> None:
+        """Count what a schema would not take."""
+        for one in problem.errors:
+            self.metrics.refused_rows.labels(str(one.get("fault")), str(one.get("field"))).inc()
+
+    # ------------------------------------------------------------ bodies
+
+    async def read(self, champion: Supervisor, form: Form, head: str, body: bytes) -> Taken | Problem:
+        """The rows in a body: read here, or, of a large one, in a process of its own. What is refused is counted."""
+        if len(body) <= LARGE_BYTES:
+            taken = read_form(champion.schema, form, head, body)
+        else:
+            chunk_rows = champion.queue.chunk_rows
+            taken = await self.intake.read(champion.schema, form, head, body, chunk_rows=chunk_rows)
+        if isinstance(taken, Problem):
+            self.count_refused(taken)
+        return taken
+
+    async def body(self, headers: HeaderList, receive: Receive) -> bytes | Problem:
+        """All bytes of a request, unless they are too many."""
+        event = await receive()
+        if not event.get("more_body"):
+            whole: bytes = event.get("body", b"")
+            return whole if len(whole) <= self.limits.body_bytes else TOO_LARGE
+        told = _told_length(headers)
+        if told is not None and told > self.limits.body_bytes:
+            return TOO_LARGE
+        return await self._rest(event, told or 0, receive)
+
+    async def _rest(self, event: Mapping[str, Any], told: int, receive: Receive) -> bytes | Problem:
+        """A body that comes in several pieces, counted against what all bodies together may take."""
+        reserved = max(told, 1)
+        if self._bodies_bytes + reserved > self.limits.bodies_bytes:
+            self.metrics.shed.labels("memory").inc()
+            return BUSY
+        self._bodies_bytes += reserved
+        try:
+            pieces = [event.get("body", b"")]
+            size = len(pieces[0])
+            while event.get("more_body"):
+                event = await receive()
+                if event["type"] == "http.disconnect":
+                    return GONE
+                pieces.append(event.get("body", b""))
+                size += len(pieces[-1])
+                if size > self.limits.body_bytes:
+                    return TOO_LARGE
+                if size > reserved:
+                    self._bodies_bytes += size - reserved
+                    reserved = size
+                    if self._bodies_bytes > self.limits.bodies_bytes:
+                        self.metrics.shed.labels("memory").inc()
+                        return BUSY
+            return b"".join(pieces)
+        finally:
+            self._bodies_bytes -= reserved
+
+
+def _told_length(headers: HeaderList) -> int | None:
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return None
+
+
+def _later(first: bytes, row: int) -> bytes:
+    if not row:
+        return first
+    return (int.from_bytes(first, "big") + row).to_bytes(16, "big")
+
+
+_RETRY: Final = ((b"retry-after", b"1"),)
+BUSY: Final = Problem(
+    status=503,
+    code="ST764",
+    detail="The server has more to do than it can answer in time. Try again.",
+    headers=_RETRY,
+)
+NOT_READY: Final = Problem(
+    status=503,
+    code="ST765",
+    detail="No release is ready to answer yet. `GET /readyz` tells when one is.",
+    headers=_RETRY,
+)
+TOO_LARGE: Final = Problem(
+    status=413,
+    code="ST766",
+    detail="The body is too large. Send fewer rows at a time, or use `staytrue predict` for files.",
+    headers=((b"connection", b"close"),),
+)
+GONE: Final = Problem(status=400, code="ST767", detail="The request broke off.")
