@@ -10,14 +10,15 @@ others their own protocol's. One answer that is not 200 ends the benchmark.
 
 The servers run one at a time, in rounds, forwards and backwards by turns, so that a slow moment of the machine hits all of them;
 a figure is the median over the rounds. CPU is that of the server's whole tree of processes during the load, over the answers
-that wrk counted. PSS is the tree at rest, after the first answer and before any load. The first answer is timed from the start
-of the command to the first prediction. `staytrue, no log` is the same app told to log nothing: what the prediction log costs.
+that wrk counted. Idle PSS is the tree at rest, after the first answer and before any load; used PSS after all loads. The first
+answer is timed from the start of the command to the first prediction. `staytrue, no log` is the same app told to log nothing:
+what the prediction log costs.
 
 Read it with care. wrk shares the machine with the server: with two cores, a server of two processes competes with the client,
 so requests per second flatter a server of one process; CPU a request does not depend on that. wrk's percentiles count an
 answer that came late once for each request that should have been sent meanwhile. Figures of one cell that differ by less than
 the spread between rounds (the last column: largest minus smallest, over the median) are a tie. Not measured: networks, TLS,
-several workers, models that take longer than HTTP does, memory under load.
+several workers, models that take longer than HTTP does.
 
 The last line is one JSON object. A missed target is written into the table and does not change the exit code.
 """
@@ -64,6 +65,7 @@ class Seen:
     rps: float
     p50_ms: float
     p99_ms: float
+    max_ms: float
     cpu_us: float
 
 
@@ -74,6 +76,7 @@ class Figures:
     cells: dict[str, list[Seen]] = field(default_factory=dict)
     first_answer_s: list[float] = field(default_factory=list)
     idle_pss_mb: list[float] = field(default_factory=list)
+    used_pss_mb: list[float] = field(default_factory=list)
     processes: int = 0
 
     def median(self, cell: str, of: str) -> float:
@@ -162,6 +165,7 @@ def measure(contestant: Contestant, figures: Figures, folder: Path, seconds: int
         for cell in CELLS:
             if contestant.only is None or cell in contestant.only:
                 figures.cells.setdefault(cell, []).append(put(server, contestant, folder, cell, seconds))
+        figures.used_pss_mb.append(server.pss_mb())
 
 
 def put(server: Server, contestant: Contestant, folder: Path, cell: str, seconds: int) -> Seen:
@@ -180,7 +184,7 @@ def put(server: Server, contestant: Contestant, folder: Path, cell: str, seconds
         seconds=seconds,
     )
     cpu_us = (server.cpu_s() - before) / load.requests * 1e6
-    return Seen(rps=load.rps, p50_ms=load.p50_ms, p99_ms=load.p99_ms, cpu_us=cpu_us)
+    return Seen(rps=load.rps, p50_ms=load.p50_ms, p99_ms=load.p99_ms, max_ms=load.max_ms, cpu_us=cpu_us)
 
 
 def ratios_of(figures: dict[str, Figures]) -> dict[str, object]:
@@ -201,6 +205,7 @@ def ratios_of(figures: dict[str, Figures]) -> dict[str, object]:
     if ours := figures.get("staytrue"):
         answer["cpu_us_per_request"] = round(ours.median("1x64", "cpu_us"), 1)
         answer["idle_pss_mb"] = round(statistics.median(ours.idle_pss_mb), 1)
+        answer["used_pss_mb"] = round(statistics.median(ours.used_pss_mb), 1)
         if theirs := figures.get("mlflow"):
             mine, other = statistics.median(ours.first_answer_s), statistics.median(theirs.first_answer_s)
             answer["first_answer_vs_mlflow"] = round(mine / other, 3)
@@ -212,17 +217,18 @@ def ratios_of(figures: dict[str, Figures]) -> dict[str, object]:
 
 def show(figures: dict[str, Figures]) -> None:
     """The two tables of figures."""
-    print(f"\n{'server':<17}{'load':>8}{'req/s':>10}{'p50 ms':>10}{'p99 ms':>10}{'CPU us/req':>12}{'spread':>8}")
+    heads = ("load", "req/s", "p50 ms", "p99 ms", "max ms", "CPU us/req", "spread")
+    print(f"\n{'server':<17}{''.join(f'{head:>11}' for head in heads)}")
     for cell in CELLS:
         for name, one in figures.items():
             if cell in one.cells:
-                rps, cpu = one.median(cell, "rps"), one.median(cell, "cpu_us")
-                p50, p99, spread = one.median(cell, "p50_ms"), one.median(cell, "p99_ms"), one.spread(cell, "rps")
-                print(f"{name:<17}{cell:>8}{rps:>10,.0f}{p50:>10.2f}{p99:>10.2f}{cpu:>12.0f}{spread:>8.0%}")
-    print(f"\n{'server':<17}{'s to first answer':>18}{'idle PSS MB':>13}{'processes':>11}")
+                times = "".join(f"{one.median(cell, of):>11.2f}" for of in ("p50_ms", "p99_ms", "max_ms"))
+                rps, cpu, spread = one.median(cell, "rps"), one.median(cell, "cpu_us"), one.spread(cell, "rps")
+                print(f"{name:<17}{cell:>11}{rps:>11,.0f}{times}{cpu:>11.0f}{spread:>11.0%}")
+    print(f"\n{'server':<17}{'s to first answer':>18}{'idle PSS MB':>13}{'used PSS MB':>13}{'processes':>11}")
     for name, one in figures.items():
-        first, pss = statistics.median(one.first_answer_s), statistics.median(one.idle_pss_mb)
-        print(f"{name:<17}{first:>18.2f}{pss:>13.0f}{one.processes:>11}")
+        first, idle = statistics.median(one.first_answer_s), statistics.median(one.idle_pss_mb)
+        print(f"{name:<17}{first:>18.2f}{idle:>13.0f}{statistics.median(one.used_pss_mb):>13.0f}{one.processes:>11}")
 
 
 def show_targets(ratios: dict[str, object]) -> None:

@@ -21,6 +21,7 @@ class Load:
     rps: float
     p50_ms: float
     p99_ms: float
+    max_ms: float
 
 
 def ready() -> None:
@@ -54,4 +55,5 @@ def loaded(what: str, url: str, body: Path, content_type: str, *, connections: i
         rps=seen["requests"] / seen["seconds"],
         p50_ms=seen["p50_ms"],
         p99_ms=seen["p99_ms"],
+        max_ms=seen["max_ms"],
     )
