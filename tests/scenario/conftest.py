@@ -17,6 +17,9 @@ from staytrue import testing
 from staytrue.cli import main
 from staytrue.store.store import Store, open_store
 
+# So that the stories find what they share, whichever import mode pytest runs in.
+sys.path.insert(0, str(Path(__file__).parent))
+
 HISTORY = '''
 """200 days of sales, 20 a day. On day 100 everything begins to cost 6 more; nothing else ever changes."""
 
@@ -181,9 +184,13 @@ def stocked(shop, _kept_sales) -> Shop:
 
 
 def _write_shop(folder: Path) -> None:
+    _write_app(folder, HISTORY, SHOP)
+
+
+def _write_app(folder: Path, history: str, app: str) -> None:
     folder.mkdir()
-    (folder / "shop_history.py").write_text(HISTORY)
-    (folder / "app.py").write_text(SHOP)
+    (folder / "shop_history.py").write_text(history)
+    (folder / "app.py").write_text(app)
 
 
 @pytest.fixture
@@ -216,3 +223,34 @@ def bench_of(tmp_path):
         return testing.bench(folder / "app.py")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _kept_server(tmp_path_factory) -> Path:
+    """A folder with the app of server.py and a store in which it has a champion, made once."""
+    import server
+
+    place = tmp_path_factory.mktemp("served")
+    _write_app(place / "shop", server.HISTORY, server.SHOP)
+    with testing.bench(place / "shop" / "app.py", place) as bench:
+        bench.fetch(server.SINCE, server.UNTIL)
+        assert bench.train().promoted
+    return place
+
+
+@pytest.fixture
+def served(tmp_path, capsys, _kept_server) -> Shop:
+    """The app of server.py, trained, with the command line; nothing serves it yet."""
+    shutil.copytree(_kept_server, tmp_path, dirs_exist_ok=True)
+    return Shop(tmp_path / "shop", tmp_path / "store", capsys)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory, _kept_server):
+    """A running server of that app, shared by the stories of a module: they may ask it, not change it."""
+    from server import serving
+
+    place = tmp_path_factory.mktemp("up")
+    shutil.copytree(_kept_server, place, dirs_exist_ok=True)
+    with serving(place / "store") as server:
+        yield server
