@@ -11,7 +11,6 @@ import contextlib
 import json
 import socket
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -19,39 +18,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
-from staytrue.engines.guard import DETACHED, KILL, Guard, signal_group
-from staytrue.engines.process import environment
-from staytrue.errors import StaytrueError, Unavailable, from_document
+from staytrue.engines.guard import KILL, Guard, signal_group
+from staytrue.errors import StaytrueError
 from staytrue.kernel.release import Digest
-from staytrue.kernel.signature import Signature
 from staytrue.serve.batch import Batch, Chunk, Queue, Request
 from staytrue.serve.channel import LOGGED, STREAMED, UNLOGGED, Asked, Told, ask, frames_of, told
+from staytrue.serve.handshake import START_S, Facts, hand_over, read_facts, start_worker
 from staytrue.serve.problem import Problem
 from staytrue.serve.schema import Schema
 
-__all__ = ["Facts", "Limits", "Supervisor", "Watcher"]
+__all__ = ["Limits", "Supervisor", "Watcher"]
 
-_START_S: Final = 120.0
 _DRAIN_S: Final = 10.0
 _TOGETHER_TRIES: Final = 2
 _MOST_TRIES: Final = 3
 _ASYNC_AT_ONCE: Final = 64
 _AGAIN_S: Final = 0.2
 """Between two tries to start a worker that does not start; doubles up to a minute."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What a worker tells of its release when it is ready."""
-
-    app: str
-    signature: Signature
-    label: Mapping[str, Any]
-    is_async: bool
-    in_pieces: bool
-    log: float
-    durable: bool
-    forks: bool
 
 
 class Watcher(Protocol):
@@ -163,37 +146,19 @@ class Supervisor:
         return bool(self._again) or any(lane.under_way for lane in self._lanes)
 
     async def _started(self) -> _Process:
-        ours, theirs = socket.socketpair()
-        argv = [sys.executable, "-m", "staytrue.serve.worker", str(theirs.fileno()), str(self._store), self.release]
-        process = subprocess.Popen(  # noqa: ASYNC220 - a spawn takes a millisecond
-            argv,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env=environment(self._limits.threads),
-            **DETACHED,
-        )
-        theirs.close()
+        process, ours = start_worker(self._store, self.release, threads=self._limits.threads)
         ours.setblocking(False)
         self._guard.watch(process.pid)
         try:
-            async with asyncio.timeout(_START_S):
+            async with asyncio.timeout(START_S):
                 said = await _read_frame(self._loop, ours)
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
             said = None
-        if said is None or said["is"] != "ready":
+        try:
+            facts = read_facts(said, self.release, process)
+        except StaytrueError:
             _Process(process=process, control=ours, facts=None).end(self._guard)
-            if said is not None:
-                raise _error(said["error"])
-            raise Unavailable(
-                "ST761",
-                f"The worker of release {self.release[:8]} ended before it was ready (exit code {process.poll()}). "
-                "Its log above tells more.",
-                release=self.release,
-            )
-        facts = Facts(
-            signature=Signature.from_document(said["signature"]),
-            **{name: said[name] for name in ("app", "label", "is_async", "in_pieces", "log", "durable", "forks")},
-        )
+            raise
         started = _Process(process=process, control=ours, facts=facts)
         self._spawn(self._watch(started))
         return started
@@ -366,9 +331,7 @@ class _Process:
 
     def hand_over(self, sock: socket.socket) -> None:
         """Give the worker the socket of a new lane."""
-        data = json.dumps({"is": "lane"}).encode()
-        with contextlib.suppress(OSError):  # it just died: `_watch` sees it too
-            socket.send_fds(self.control, [len(data).to_bytes(4, "big") + data], [sock.fileno()])
+        hand_over(self.control, sock)
 
     def end(self, guard: Guard, *, kill_group: bool = True) -> None:
         """Let go of the worker; its lanes end when their sockets do, or are killed with it."""
@@ -428,10 +391,6 @@ async def _read_exactly(loop: asyncio.AbstractEventLoop, sock: socket.socket, si
             raise asyncio.IncompleteReadError(data, size)
         data += got
     return data
-
-
-def _error(document: dict[str, Any]) -> StaytrueError:
-    return from_document(document) or Unavailable("ST761", f"The worker failed: {document.get('message')}")
 
 
 def _id_at(first: bytes, row: int) -> bytes:

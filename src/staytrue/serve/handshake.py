@@ -1,0 +1,86 @@
+"""Handshake: how a release's worker is started, what it says when it is ready, and how it is given the socket of a lane.
+
+Whoever owns workers does it so: the server, whose sockets do not block, and batch scoring, whose do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from staytrue.engines.guard import DETACHED
+from staytrue.engines.process import environment
+from staytrue.errors import StaytrueError, Unavailable, from_document
+from staytrue.kernel.release import Digest
+from staytrue.kernel.signature import Signature
+
+__all__ = ["START_S", "Facts", "hand_over", "read_facts", "start_worker"]
+
+START_S: Final = 120.0
+"""How long a worker may take until it says whether it is ready."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a worker tells of its release when it is ready."""
+
+    app: str
+    signature: Signature
+    label: Mapping[str, Any]
+    is_async: bool
+    in_pieces: bool
+    log: float
+    durable: bool
+    forks: bool
+
+
+def start_worker(store: Path, release: Digest, *, threads: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A worker that begins to load, leader of a group of its own, and our end of its control socket."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        argv = [sys.executable, "-m", "staytrue.serve.worker", str(theirs.fileno()), str(store), release]
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment(threads), **DETACHED
+        )
+    return process, ours
+
+
+def read_facts(said: Mapping[str, Any] | None, release: Digest, process: subprocess.Popen[bytes]) -> Facts:
+    """What the first message of a worker tells; None: none came.
+
+    Raises:
+        StaytrueError: what the worker says is wrong with its release. Unavailable: ST761, it said nothing.
+    """
+    if said is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)  # its socket ends a moment before it does
+        raise Unavailable(
+            "ST761",
+            f"The worker of release {release[:8]} ended before it was ready (exit code {process.poll()}). "
+            "Its log above tells more.",
+            release=release,
+        )
+    if said["is"] != "ready":
+        raise _error(said["error"])
+    return Facts(
+        signature=Signature.from_document(said["signature"]),
+        **{name: said[name] for name in ("app", "label", "is_async", "in_pieces", "log", "durable", "forks")},
+    )
+
+
+def hand_over(control: socket.socket, lane: socket.socket) -> None:
+    """Give a worker the socket of a new lane; one that just died does not take it, and the lane's other end tells."""
+    data = json.dumps({"is": "lane"}).encode()
+    with contextlib.suppress(OSError):
+        socket.send_fds(control, [len(data).to_bytes(4, "big") + data], [lane.fileno()])
+
+
+def _error(document: Mapping[str, Any]) -> StaytrueError:
+    return from_document(dict(document)) or Unavailable("ST761", f"The worker failed: {document.get('message')}")
