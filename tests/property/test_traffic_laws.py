@@ -119,7 +119,7 @@ def naive_rows(path):
     from staytrue.store.records import prediction_rows
     from staytrue.store.segment import read_segment
 
-    for arm, rows in prediction_rows(read_segment(path)).items():
+    for arm, rows in prediction_rows(read_segment(path)):
         yield from ((arm, answer) for answer in frames.to_pydict(rows)["answer"])
 
 
