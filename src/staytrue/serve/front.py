@@ -56,6 +56,8 @@ class Front:
         if scope["type"] != "http":
             return
         began_s = time.perf_counter()
+        # Taken out: it holds the scope, and a circle for each request is a pause of 200 ms for every 30,000 of them.
+        exchange = scope.pop("staytrue.exchange", None)
         method, path, headers = scope["method"], scope["path"], scope["headers"]
         self._service.metrics.active_requests.inc()
         route = path
@@ -63,7 +65,7 @@ class Front:
         try:
             problem = self._gate.check(method, path, headers, scope["scheme"])
             if problem is None and path == "/predict" and method == "POST":
-                status = await self._predict(scope, headers, receive, send)
+                status = await self._predict(exchange, headers, receive, send)
             else:
                 found, parts = match(path)
                 route = found.path if found is not None else "(none)"
@@ -116,7 +118,7 @@ class Front:
 
     # ------------------------------------------------------------ predictions
 
-    async def _predict(self, scope: Scope, headers: HeaderList, receive: Receive, send: Send) -> int:
+    async def _predict(self, exchange: Any, headers: HeaderList, receive: Receive, send: Send) -> int:
         done = await self._predicted(headers, receive, send)
         if isinstance(done, int):
             return done
@@ -125,7 +127,7 @@ class Front:
         # The usual case at its cheapest: one champion, all of it logged, nobody traces.
         plain = len(done.by) == 1 and done.logged and not any(name == b"traceparent" for name, _ in headers)
         body = done.body() if done.size <= IDS_AT_ONCE else await _in_turns(done.pieces())
-        if plain and reply(scope.get("staytrue.exchange"), done.by[0].by.head, body):
+        if plain and reply(exchange, done.by[0].by.head, body):
             return 200
         return await self._send(send, Response(headers=[JSON, *done.headers()], body=body), headers)
 
