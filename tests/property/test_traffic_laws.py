@@ -146,7 +146,7 @@ def agrees(telling, how, *, compacting, random):
 
 
 # One store costs some 20 ms: fewer examples than elsewhere.
-LAW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LAW = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @LAW
