@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import socket
 from typing import Any
 
@@ -26,6 +27,8 @@ PORT = 8484
 _GRACE_S = 10
 _SWEEP_S = 1.0
 _OWN_DESCRIPTORS = 256
+_COLLECT = (5_000, 20, 50)
+"""Often and little: a pause for garbage is a pause for every request."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,6 +158,10 @@ async def _announce(service: Service, listening: socket.socket, screen: Screen) 
     scheme = "http"
     url = f"{scheme}://{shown}:{port}"
     release = await service.ready_release()
+    # What is there by now stays: the collector need not look at it again, which would hold up everybody.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
     screen.document({"url": url, "app": service.app, "release": release})
     screen.say(f"{service.app}: release {release[:8]} answers at {url}", style="bold green")
     screen.note(

@@ -32,6 +32,7 @@ __all__ = [
     "Feature",
     "Finding",
     "Signature",
+    "about",
     "checked_inputs",
     "read_row",
     "signature",
@@ -416,12 +417,17 @@ def read_row(sig: Signature, row: Mapping[str, Any]) -> tuple[dict[str, Any], li
             else:
                 found += _said(one, exc.fault, f"is {exc}", _shown(row[one.name]), _expected(one))
             continue
-        found += _about(one, value)
+        found += about(one, value)
     return values, [finding for finding in found if finding.action != "accept"]
 
 
-def _about(one: Feature, value: Any) -> Iterator[Finding]:
-    """What is to be said about a value that has the right type."""
+def about(one: Feature, value: Any) -> Iterator[Finding]:
+    """What is to be said about a value that has the right type, and is finite.
+
+    Example:
+        >>> [found.fault for found in about(Feature(name="size", type="float64", low=1.0, high=5.0), 7.0)]
+        ['range']
+    """
     if value is None:
         if one.type != "null":
             yield from _said(one, "null", "is null; training never saw it so", "null", _expected(one))

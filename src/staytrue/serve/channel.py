@@ -14,8 +14,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
+    "ARRAY",
     "LOGGED",
     "STREAMED",
     "UNLOGGED",
@@ -24,16 +27,20 @@ __all__ = [
     "ask",
     "asked",
     "frames_of",
+    "pack_array",
     "receive",
     "sizes",
     "tell",
     "told",
+    "unpack_answers",
 ]
 
 LOGGED: Final = 1
 UNLOGGED: Final = 2
 STREAMED: Final = 3
 """Asked for in pieces, and logged."""
+ARRAY: Final = 4
+"""One request of very many rows, not logged: numbers come back as the bytes of an array (see `unpack_answers`)."""
 
 LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<IB")
@@ -109,6 +116,34 @@ def tell(said: Told) -> bytes:
 def told(body: bytes | memoryview) -> Told:
     """What an answer says."""
     return _told(body)
+
+
+_JSON_LIST: Final = b"["
+_ARRAY_TYPES: Final = {b"d": np.float64, b"q": np.int64, b"?": np.bool_}
+_CODES: Final = {"f": b"d", "i": b"q", "b": b"?"}
+
+
+def pack_array(values: NDArray[Any]) -> bytes | None:
+    """Answers as a letter for their type and their bytes; None when JSON has to say what they are.
+
+    A number costs 10 ns so, 150 ns as JSON, and scoring a row costs a microsecond.
+
+    Example:
+        >>> unpack_answers(pack_array(np.array([1.5, 2.5]))).tolist(), unpack_answers(b'["a"]')
+        ([1.5, 2.5], ['a'])
+    """
+    code = _CODES.get(values.dtype.kind)
+    if code is None or values.ndim != 1 or (code == b"d" and not bool(np.isfinite(values).all())):
+        return None
+    return code + values.astype(_ARRAY_TYPES[code], copy=False).tobytes()
+
+
+def unpack_answers(data: bytes) -> NDArray[Any] | list[Any]:
+    """What a lane answered to an `ARRAY`: what `pack_array` wrote, or the values of a JSON list."""
+    if data[:1] == _JSON_LIST:
+        answers: list[Any] = msgspec.json.decode(data)
+        return answers
+    return np.frombuffer(data, _ARRAY_TYPES[data[:1]], offset=1)
 
 
 def receive(sock: socket.socket, into: bytearray) -> memoryview | None:

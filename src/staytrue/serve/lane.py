@@ -17,12 +17,13 @@ import msgspec
 
 from staytrue.errors import StaytrueError
 from staytrue.serve.answerer import Answerer, Answers
-from staytrue.serve.channel import STREAMED, UNLOGGED, Asked, Told, asked, receive, sizes, tell
+from staytrue.serve.channel import ARRAY, STREAMED, UNLOGGED, Asked, Told, asked, receive, sizes, tell
 from staytrue.store.segment import SegmentWriter
 
 __all__ = ["Log", "run_lane"]
 
 _RECEIVE_BYTES = 1 << 16
+_NOT_LOGGED = (UNLOGGED, ARRAY)
 _encode = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 
@@ -60,8 +61,11 @@ def _answer_in_turn(sock: socket.socket, answerer: Answerer, log: Log | None) ->
     while (frame := receive(sock, buffer)) is not None:
         body = frame[1:]
         batch = asked(body)
-        answers = answered(unpack(batch.block), sizes(batch))
-        said = _said(batch, body, answers, None if frame[0] == UNLOGGED else log)
+        if frame[0] == ARRAY:
+            answers = answerer.answered_whole(unpack(batch.block))
+        else:
+            answers = answered(unpack(batch.block), sizes(batch))
+        said = _said(batch, body, answers, None if frame[0] in _NOT_LOGGED else log)
         with contextlib.suppress(ConnectionError):  # the front is gone: the next `receive` ends the loop
             sock.sendall(tell(said))
         del frame, body, batch  # or the buffer could not grow
@@ -104,4 +108,4 @@ async def _one(answerer: Answerer, frame: bytes, log: Log | None, write: Callabl
         answers = Answers([_json(values)], {})
     except StaytrueError as exc:
         answers = Answers([None], {0: exc.document()})
-    write(tell(_said(batch, frame[1:], answers, None if frame[0] == UNLOGGED else log)))
+    write(tell(_said(batch, frame[1:], answers, None if frame[0] in _NOT_LOGGED else log)))

@@ -658,6 +658,7 @@ def uuid_texts(hi: NDArray[np.uint64], lo: NDArray[np.uint64]) -> ac.Array:
     digits = np.frombuffer(b"0123456789abcdef", np.uint8)
     hexes = np.stack([digits[raw >> 4], digits[raw & 15]], axis=2).reshape(len(hi), 32)
     texts = np.insert(hexes, [8, 12, 16, 20], ord("-"), axis=1)
+    # Limit: 59 million in one column, whose offsets have 32 bits.
     offsets = np.arange(len(hi) + 1, dtype=np.int32) * texts.shape[1]
     buffers = [None, offsets, np.ascontiguousarray(texts).reshape(-1)]
     return ac.Array.from_arrow(na.c_array_from_buffers(na.string(), len(hi), buffers))

@@ -242,7 +242,7 @@ def _by_key(given: _Chunks, labels: frames.Rows, there: NDArray[np.bool_], stren
 
 
 def _key_codes(column: Column, places: Mapping[str, int]) -> Ints:
-    """Which of these keys each row has, -1 for none of them. A key is compared as text: 7 and "7" are one."""
+    """Which of these keys each row has, -1 for none of them. A key is compared as text: 7, "7" and 7.0 are one."""
     values: Any = column.values
     if column.type in {"int64", "uint64"}:
         digits = {int(text): place for text, place in places.items() if re.fullmatch(r"0|-?[1-9][0-9]{0,19}", text)}
@@ -253,7 +253,11 @@ def _key_codes(column: Column, places: Mapping[str, int]) -> Ints:
         at = np.minimum(np.searchsorted(fit, values), len(fit) - 1)
         codes = np.array([digits[number] for number in fit.tolist()], np.int64)
         return np.where(column.valid & (fit[at] == values), codes[at], -1)
-    texts = as_text(column)
+    if values.dtype.kind == "f":
+        texts = texts_of(values.tolist(), lambda value: str(int(value)) if value.is_integer() else json_text(value))
+        texts = replace(texts, valid=column.valid)
+    else:
+        texts = as_text(column)
     held: Any = texts.values
     listed = zip(held.tolist(), texts.valid.tolist(), strict=True)
     return np.fromiter((places.get(text, -1) if there else -1 for text, there in listed), np.int64, len(held))
