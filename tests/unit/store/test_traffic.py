@@ -277,8 +277,8 @@ def test_a_label_by_key_belongs_to_every_prediction_of_that_row_even_to_later_on
 @pytest.mark.parametrize(
     ("kind", "value", "key"),
     [
-        ("string", "0", "0"), ("string", "a b", "a b"), ("float64", 7.0, "7.0"), ("uint64", 2**63, str(2**63)),
-        ("date", 86_400_000_000, "1970-01-02"), ("bool", True, "true"),
+        ("string", "0", "0"), ("string", "a b", "a b"), ("float64", 7.0, 7), ("float32", 7.5, "7.5"),
+        ("uint64", 2**63, str(2**63)), ("date", 86_400_000_000, "1970-01-02"), ("bool", True, "true"),
     ],
 )  # fmt: skip
 def test_keys_of_any_type_are_compared_as_text(store, kind, value, key):
