@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 
 __all__ = [
     "ARRAY",
+    "LENGTH",
     "LOGGED",
     "STREAMED",
     "UNLOGGED",
     "Asked",
+    "Receiver",
     "Told",
     "ask",
     "asked",
     "frames_of",
     "pack_array",
-    "receive",
     "sizes",
     "tell",
     "told",
@@ -146,27 +147,47 @@ def unpack_answers(data: bytes) -> NDArray[Any] | list[Any]:
     return np.frombuffer(data, _ARRAY_TYPES[data[:1]], offset=1)
 
 
-def receive(sock: socket.socket, into: bytearray) -> memoryview | None:
-    """The next frame (kind and body) of a blocking socket, in `into`, which grows; None when the other end is gone."""
-    if not _fill(sock, memoryview(into)[:4]):
-        return None
-    (size,) = LENGTH.unpack_from(into)
-    if size > len(into):
-        into.extend(bytes(size - len(into)))
-    view = memoryview(into)[:size]
-    return view if _fill(sock, view) else None
+class Receiver:
+    """Frames of a blocking socket, mostly with one system call each.
 
+    Args:
+        sock: where they come from.
+        size_bytes: of the buffer, which grows with the frames.
+    """
 
-def _fill(sock: socket.socket, view: memoryview) -> bool:
-    while view:
-        try:
-            got = sock.recv_into(view)
-        except ConnectionError:
-            return False
-        if not got:
-            return False
-        view = view[got:]
-    return True
+    def __init__(self, sock: socket.socket, size_bytes: int = 1 << 16) -> None:
+        self._sock = sock
+        self._buffer = bytearray(size_bytes)
+        self._start = self._end = 0
+
+    def next(self) -> bytes | None:
+        """The next frame (without its length); None when the other end is gone."""
+        if not self._filled(LENGTH.size):
+            return None
+        (size,) = LENGTH.unpack_from(self._buffer, self._start)
+        self._start += LENGTH.size
+        if not self._filled(size):
+            return None
+        frame = bytes(memoryview(self._buffer)[self._start : self._start + size])
+        self._start += size
+        return frame
+
+    def _filled(self, size: int) -> bool:
+        """Whether so many bytes are there, after waiting for them."""
+        while self._end - self._start < size:
+            if self._start:
+                self._buffer[: self._end - self._start] = self._buffer[self._start : self._end]
+                self._start, self._end = 0, self._end - self._start
+            if size > len(self._buffer):
+                self._buffer.extend(bytes(size - len(self._buffer)))
+            try:
+                got = self._sock.recv_into(memoryview(self._buffer)[self._end :])
+            except ConnectionError:
+                return False
+            if not got:
+                return False
+            self._end += got
+        return True
 
 
 def frames_of(buffer: bytearray) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ from staytrue.engines.guard import DETACHED, Guard, limit_this_process
 from staytrue.engines.process import environment
 from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.signature import Finding, Signature
-from staytrue.serve.channel import LENGTH, frames_of, receive
+from staytrue.serve.channel import LENGTH, Receiver, frames_of
 from staytrue.serve.problem import Problem
 from staytrue.serve.protocols import mlflow, oip
 from staytrue.serve.schema import Flag, Read, Schema, refusal
@@ -108,10 +108,9 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(_NICE)
     schemas: dict[str, Schema] = {}
-    buffer = bytearray(1 << 20)
-    while (frame := receive(sock, buffer)) is not None:
+    receive = Receiver(sock, 1 << 20).next
+    while (frame := receive()) is not None:
         asked = _asked(frame)
-        del frame
         schema = _schema(schemas, asked)
         taken = read_form(schema, asked.form, asked.head, asked.body)
         outcome = taken if isinstance(taken, Problem) else _cut(schema, taken, asked.chunk_rows)

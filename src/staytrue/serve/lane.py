@@ -17,12 +17,11 @@ import msgspec
 
 from staytrue.errors import StaytrueError
 from staytrue.serve.answerer import Answerer, Answers
-from staytrue.serve.channel import ARRAY, STREAMED, UNLOGGED, Asked, Told, asked, receive, sizes, tell
+from staytrue.serve.channel import ARRAY, STREAMED, UNLOGGED, Asked, Receiver, Told, asked, sizes, tell
 from staytrue.store.segment import SegmentWriter
 
 __all__ = ["Log", "run_lane"]
 
-_RECEIVE_BYTES = 1 << 16
 _NOT_LOGGED = (UNLOGGED, ARRAY)
 _encode = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
@@ -56,19 +55,14 @@ def run_lane(sock: socket.socket, answerer: Answerer, log: Log | None) -> None:
 
 
 def _answer_in_turn(sock: socket.socket, answerer: Answerer, log: Log | None) -> None:
-    buffer = bytearray(_RECEIVE_BYTES)
-    unpack, answered = answerer.layout.unpack, answerer.answered
-    while (frame := receive(sock, buffer)) is not None:
-        body = frame[1:]
+    unpack, answered, receive = answerer.layout.unpack, answerer.answered, Receiver(sock).next
+    while (frame := receive()) is not None:
+        body = memoryview(frame)[1:]
         batch = asked(body)
-        if frame[0] == ARRAY:
-            answers = answerer.answered_whole(unpack(batch.block))
-        else:
-            answers = answered(unpack(batch.block), sizes(batch))
-        said = _said(batch, body, answers, None if frame[0] in _NOT_LOGGED else log)
+        answers = answered(unpack(batch.block), sizes(batch))
+        said = _said(batch, body, answers, None if frame[0] == UNLOGGED else log)
         with contextlib.suppress(ConnectionError):  # the front is gone: the next `receive` ends the loop
             sock.sendall(tell(said))
-        del frame, body, batch  # or the buffer could not grow
 
 
 def _said(batch: Asked, body: bytes | memoryview, answers: Answers, log: Log | None) -> Told:

@@ -210,7 +210,7 @@ class Service:
         if len(shares) == 1:
             request = self.request(shares[0], first_id, at, read.flags)
             request.packed = read.packed
-            shares[0].by.ask(request)
+            shares[0].by.ask(request, alone=self.metrics.active_requests.value <= 1)
             outcome = await request.answered
             if isinstance(outcome, Problem):
                 return outcome

@@ -205,10 +205,17 @@ class Supervisor:
 
     # ------------------------------------------------------------ work
 
-    def ask(self, request: Request) -> None:
-        """Let a request wait for its turn; it is answered through its future."""
+    def ask(self, request: Request, *, alone: bool = False) -> None:
+        """Let a request wait for its turn; it is answered through its future.
+
+        Args:
+            alone: nobody else is about to ask, so there is no company to wait two turns for.
+        """
         self.queue.put(request)
-        self._plan()
+        if alone and not self._planned:
+            self._pump()
+        else:
+            self._plan()
 
     def mirror(self, batch: Batch) -> bool:
         """Ask this release, as a shadow, what another one has answered. False: it has too much to do, and is left out."""
