@@ -21,6 +21,7 @@ from staytrue.serve.response import HeaderList
 from staytrue.serve.router import Router, Share
 from staytrue.serve.schema import Flag, Read
 from staytrue.serve.supervisor import Limits, Supervisor
+from staytrue.serve.upkeep import Upkeep
 from staytrue.store.store import Store
 from staytrue.store.tokens import tokens
 
@@ -130,7 +131,7 @@ class Service:
         self.ending = False
         self._bodies_bytes = 0
         self._loop: asyncio.AbstractEventLoop
-        self._lag: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     # ------------------------------------------------------------ life
 
@@ -155,7 +156,8 @@ class Service:
         )
         self.metrics.queue_rows.follow(self._queue_rows)
         await self.router.start()
-        self._lag = self._loop.create_task(self._watch_lag())
+        upkeep = Upkeep(self.store.root, self.app, guard=self.guard, say=self._say)
+        self._tasks = [self._loop.create_task(work) for work in (self._watch_lag(), upkeep.run())]
 
     async def ready_release(self) -> str:
         """The release that answers, once one does."""
@@ -169,8 +171,8 @@ class Service:
     async def close(self) -> None:
         """Answer what is under way; end every process of ours."""
         self.ending = True
-        if self._lag is not None:
-            self._lag.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self.router.close()
         self.intake.close()
         self.guard.close()
