@@ -75,6 +75,7 @@ class Figures:
 
     cells: dict[str, list[Seen]] = field(default_factory=dict)
     first_answer_s: list[float] = field(default_factory=list)
+    first_answer_cpu_s: list[float] = field(default_factory=list)
     idle_pss_mb: list[float] = field(default_factory=list)
     used_pss_mb: list[float] = field(default_factory=list)
     processes: int = 0
@@ -97,7 +98,9 @@ def main() -> None:
     print(versions(), flush=True)
     with tempfile.TemporaryDirectory(prefix="staytrue-bench-") as temporary:
         folder = Path(temporary)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MODEL": str(folder / "model.pickle")}
+        # As on a user's machine: where bytecode may not be written, every start would compile the source again.
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment = {**kept, "OMP_NUM_THREADS": "1", "MODEL": str(folder / "model.pickle")}
         begun = time.monotonic()
         contestants = prepared(folder, environment)
         say(
@@ -158,6 +161,7 @@ def measure(contestant: Contestant, figures: Figures, folder: Path, seconds: int
         accepts=contestant.accepts,
     ) as server:
         figures.first_answer_s.append(server.first_answer_s)
+        figures.first_answer_cpu_s.append(server.cpu_s())
         server.settle()
         figures.idle_pss_mb.append(server.pss_mb())
         figures.processes = max(figures.processes, len(server.pids()))
@@ -225,10 +229,12 @@ def show(figures: dict[str, Figures]) -> None:
                 times = "".join(f"{one.median(cell, of):>11.2f}" for of in ("p50_ms", "p99_ms", "max_ms"))
                 rps, cpu, spread = one.median(cell, "rps"), one.median(cell, "cpu_us"), one.spread(cell, "rps")
                 print(f"{name:<17}{cell:>11}{rps:>11,.0f}{times}{cpu:>11.0f}{spread:>11.0%}")
-    print(f"\n{'server':<17}{'s to first answer':>18}{'idle PSS MB':>13}{'used PSS MB':>13}{'processes':>11}")
+    columns = ("first answer s", "CPU s to it", "idle PSS MB", "used PSS MB", "processes")
+    print(f"\n{'server':<17}{''.join(f'{column:>16}' for column in columns)}")
     for name, one in figures.items():
-        first, idle = statistics.median(one.first_answer_s), statistics.median(one.idle_pss_mb)
-        print(f"{name:<17}{first:>18.2f}{idle:>13.0f}{statistics.median(one.used_pss_mb):>13.0f}{one.processes:>11}")
+        values = (one.first_answer_s, one.first_answer_cpu_s, one.idle_pss_mb, one.used_pss_mb)
+        first, cpu, idle, used = map(statistics.median, values)
+        print(f"{name:<17}{first:>16.2f}{cpu:>16.2f}{idle:>16.0f}{used:>16.0f}{one.processes:>16}")
 
 
 def show_targets(ratios: dict[str, object]) -> None:
