@@ -172,6 +172,13 @@ class Queue:
                 return batch
         return None
 
+    def expire(self, now_s: float) -> None:
+        """Tell those who have waited too long; needed while no lane takes anything."""
+        for waiting in (self._small, self._large):
+            while waiting and self._is_late(waiting[0], now_s):
+                request = waiting.popleft()
+                self.rows -= request.size - request.taken_rows
+
     def drain(self, outcome: Problem) -> None:
         """Tell everybody who waits."""
         for waiting in (self._small, self._large):

@@ -19,6 +19,7 @@ class ServerLimits:
         queue_rows: that wait for one release; beyond it 503.
         shadow_rows: that wait for a shadow; beyond it they are left out.
         deadline_s: who would wait longer is told so at once, and who has waited longer is not answered any more.
+        hang_s: a predict function that takes longer is given up, and its process replaced (not of async ones).
         head_s, request_s: from a request's first byte to the end of its head, and to its last byte; beyond it closed.
         idle_s: how long a connection may stay open between two requests.
         connections: at once; beyond it whoever has been sending for longest has to go.
@@ -30,6 +31,7 @@ class ServerLimits:
     queue_rows: int = 20_000
     shadow_rows: int = 5_000
     deadline_s: float = 2.0
+    hang_s: float = 60.0
     head_s: float = 5.0
     request_s: float = 9.0
     idle_s: float = 60.0

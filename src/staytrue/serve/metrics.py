@@ -190,6 +190,9 @@ class Metrics:
         )
         self.unlogged_rows = self._counter("staytrue_unlogged_rows_total", "Rows answered that the log does not hold.")
         self.shadow_dropped = self._counter("staytrue_shadow_dropped_total", "Rows that the shadow did not get to see.")
+        self.challenger_failed = self._counter(
+            "staytrue_challenger_failed_total", "Rows that the challenger failed on and the champion answered."
+        )
         self.swaps = self._counter("staytrue_swaps_total", "Changes of the release that answers.")
         self.worker_restarts = self._counter("staytrue_worker_restarts_total", "Workers started again after they died.")
         self.loop_lag = self._gauge("staytrue_loop_lag_seconds", "How late the event loop was when last looked at.")

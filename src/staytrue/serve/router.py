@@ -119,7 +119,8 @@ class Router:
         champion, challenger = table.champion, table.challenger
         if champion is None:
             return []
-        if challenger is None or table.share <= 0 or read.packed:
+        # A challenger that can't keep up must not make anybody wait.
+        if challenger is None or table.share <= 0 or read.packed or not challenger.queue.has_room(read.size):
             return [Share(champion, "champion", 0, read.size, rows)]
         keys = champion.schema.keys(rows) or [None] * len(rows)
         named = [first_id.hex() if key is None else key for key in keys]
@@ -194,6 +195,8 @@ class Router:
                 except StaytrueError as exc:
                     self._say(f"The ledger can't be read: {exc}. The table stays as it is.")
                 self._settle()
+            for one in self._ready.values():
+                one.look_after()
             await asyncio.sleep(_LOOK_S)
 
     def _file_times(self) -> tuple[int, ...]:

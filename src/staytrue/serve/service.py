@@ -126,8 +126,25 @@ class Service:
         self.metrics = Metrics()
         self.guard = Guard()
         self.intake = Intake(self.guard, most_bytes=limits.bodies_bytes)
-        self._lanes, self._threads, self._say = lanes, threads, say
-        self.router: Router
+        self._say = say
+        of_release = Limits(
+            most_rows=limits.rows,
+            queue_rows=limits.queue_rows,
+            shadow_rows=limits.shadow_rows,
+            hang_s=limits.hang_s,
+            lanes=lanes,
+            threads=threads,
+        )
+        self.router = Router(
+            store,
+            app,
+            limits=of_release,
+            guard=self.guard,
+            metrics=self.metrics,
+            say=say,
+            also=lambda: gate.renew(tokens(store.ledger)),
+        )
+        self.metrics.queue_rows.follow(self._queue_rows)
         self.ending = False
         self._bodies_bytes = 0
         self._loop: asyncio.AbstractEventLoop
@@ -138,34 +155,14 @@ class Service:
     async def start(self) -> None:
         """Begin to start what the ledger wants served."""
         self._loop = asyncio.get_running_loop()
-        limits = Limits(
-            most_rows=self.limits.rows,
-            queue_rows=self.limits.queue_rows,
-            shadow_rows=self.limits.shadow_rows,
-            lanes=self._lanes,
-            threads=self._threads,
-        )
-        self.router = Router(
-            self.store,
-            self.app,
-            limits=limits,
-            guard=self.guard,
-            metrics=self.metrics,
-            say=self._say,
-            also=lambda: self.gate.renew(tokens(self.store.ledger)),
-        )
-        self.metrics.queue_rows.follow(self._queue_rows)
         await self.router.start()
         upkeep = Upkeep(self.store.root, self.app, guard=self.guard, say=self._say)
         self._tasks = [self._loop.create_task(work) for work in (self._watch_lag(), upkeep.run())]
 
     async def ready_release(self) -> str:
         """The release that answers, once one does."""
-        while not hasattr(self, "router") or self.router.table.champion is None:
-            if hasattr(self, "router"):
-                await self.router.changed.wait()
-            else:
-                await asyncio.sleep(0)
+        while self.router.table.champion is None:
+            await self.router.changed.wait()
         return self.router.table.champion.release
 
     async def close(self) -> None:
@@ -209,38 +206,49 @@ class Service:
             return BUSY
         self.metrics.rows.inc(size)
         shares = self.router.shares(read, first_id)
-        if len(shares) == 1:
+        if len(shares) == 1 and shares[0].arm == "champion":
             request = self.request(shares[0], first_id, at, read.flags)
             request.packed = read.packed
-            shares[0].by.ask(request, alone=self.metrics.active_requests.value <= 1)
+            champion.ask(request, alone=self.metrics.active_requests.value <= 1)
             outcome = await request.answered
             if isinstance(outcome, Problem):
                 return outcome
             return Predicted(outcome.parts, first_id, size, shares, outcome.flags, outcome.logged)
-        return await self._split(read, shares, first_id, at)
+        return await self._split(read, champion, shares, first_id, at)
 
-    async def _split(self, read: Read, shares: list[Share], first_id: bytes, at: int) -> Predicted | Problem:
-        """A request whose rows go to two releases."""
-        requests = []
-        for share in shares:
-            stop = share.start + share.size
-            flags = (
-                None if read.flags is None else [(r - share.start, f) for r, f in read.flags if share.start <= r < stop]
-            )
-            request = self.request(share, _later(first_id, share.start), at, flags)
-            requests.append(request)
-            share.by.ask(request)
-        replies = await asyncio.gather(*(request.answered for request in requests))
+    async def _split(
+        self, read: Read, champion: Supervisor, shares: list[Share], first_id: bytes, at: int
+    ) -> Predicted | Problem:
+        """A request of which a challenger answers some rows."""
+        answered = await asyncio.gather(*(self._answered(read, champion, share, first_id, at) for share in shares))
         parts: list[bytes] = []
-        found: list[Flag] = []
+        flags: list[Flag] = []
         logged = True
-        for share, outcome in zip(shares, replies, strict=True):
+        by = []
+        for outcome, share in answered:
             if isinstance(outcome, Problem):
                 return outcome
             parts += outcome.parts
-            found += [(share.start + row, one) for row, one in outcome.flags]
+            flags += [(share.start + row, one) for row, one in outcome.flags]
             logged = logged and outcome.logged
-        return Predicted(parts=parts, first_id=first_id, size=read.size, by=shares, flags=found, logged=logged)
+            by.append(share)
+        return Predicted(parts, first_id, read.size, by, flags, logged)
+
+    async def _answered(
+        self, read: Read, champion: Supervisor, share: Share, first_id: bytes, at: int
+    ) -> tuple[Reply | Problem, Share]:
+        """The answer to one share, and by whom: a challenger that fails is stood in for by the champion."""
+        stop = share.start + share.size
+        flags = None if read.flags is None else [(r - share.start, f) for r, f in read.flags if share.start <= r < stop]
+        request = self.request(share, _later(first_id, share.start), at, flags)
+        share.by.ask(request)
+        outcome = await request.answered
+        if isinstance(outcome, Problem) and share.arm == "challenger" and outcome.status >= 500:
+            self.metrics.challenger_failed.inc(share.size)
+            rows = read.rows[share.start : stop]
+            instead = Share(champion, "champion", share.start, share.size, rows)
+            return await self._answered(read, champion, instead, first_id, at)
+        return outcome, share
 
     def request(self, share: Share, first_id: bytes, at: int, flags: list[Flag] | None) -> Request:
         """The request that asks a release for its share."""

@@ -30,6 +30,7 @@ from staytrue.serve.schema import Schema
 __all__ = ["Limits", "Supervisor", "Watcher"]
 
 _DRAIN_S: Final = 10.0
+_END_S: Final = 0.5
 _TOGETHER_TRIES: Final = 2
 _MOST_TRIES: Final = 3
 _ASYNC_AT_ONCE: Final = 64
@@ -55,11 +56,12 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much may wait for one release, how many lanes answer for it, on how many native threads each."""
+    """How much may wait for one release, how long it may take, how many lanes answer, on how many native threads each."""
 
     most_rows: int
     queue_rows: int
     shadow_rows: int
+    hang_s: float
     lanes: int = 1
     threads: int = 1
 
@@ -113,8 +115,7 @@ class Supervisor:
         self.facts = self._worker.facts
         self.schema = Schema(self.facts.signature, most_rows=self._limits.most_rows)
         self.queue = Queue(self.schema, most_rows=self._limits.queue_rows, noted=self._watcher.noted)
-        for _ in range(self._limits.lanes if self.facts.forks else 1):
-            await self._open_lane()
+        await self._open_lanes()
 
     async def close(self) -> None:
         """Answer what is under way, then end every process."""
@@ -181,10 +182,14 @@ class Supervisor:
                 pause_s = min(60.0, 2 * pause_s)
             else:
                 # The old group is empty once its lanes are gone; those that still answer are left alone.
-                while len(self._lanes) < self._limits.lanes:
-                    await self._open_lane()
+                await self._open_lanes()
                 self._plan()
                 return
+
+    async def _open_lanes(self) -> None:
+        # A worker that can't fork is the one lane itself.
+        for _ in range(len(self._lanes), self._limits.lanes if self.facts.forks else 1):
+            await self._open_lane()
 
     async def _open_lane(self) -> None:
         worker = self._worker
@@ -202,6 +207,19 @@ class Supervisor:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def look_after(self) -> None:
+        """Several times a second: nobody waits for ever, for a lane that is not there or for one that hangs."""
+        now_s = self._loop.time()
+        self.queue.expire(now_s)
+        oldest_s = min((sent for lane in self._lanes for _, sent in lane.under_way.values()), default=now_s)
+        worker = self._worker
+        if now_s - oldest_s > self._limits.hang_s and not self.facts.is_async and worker and not worker.ended:
+            self._watcher.said(
+                f"Release {self.release[:8]} took over {self._limits.hang_s:g} s to answer; it is restarted."
+            )
+            worker.ended = True
+            signal_group(worker.process.pid, KILL)
 
     # ------------------------------------------------------------ work
 
@@ -344,11 +362,11 @@ class _Process:
         """Let go of the worker; its lanes end when their sockets do, or are killed with it."""
         self.ended = True
         self.control.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=_END_S)
         if kill_group:
             signal_group(self.process.pid, KILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=1)
-        if kill_group:
+            self.process.wait()
             guard.forget(self.process.pid)
 
 
