@@ -20,6 +20,7 @@ VERBS = {
     "train": "train now, through the same gates",
     "replay": "policies side by side over the past: loss, retrains, bad days, cost",
     "up": "serve the champion, log every prediction, join the labels, until Ctrl-C",
+    "predict": "score a Parquet file of any size, in bounded memory; goes on after a kill",
     "status": "is it right now? what changed? what is to blame? what happens next?",
     "log": "what happened, and why",
     "show": "one release, event or table",

@@ -119,7 +119,7 @@ class Answerer:
             given = self._given(block)
             # What pandas holds as numbers is an array inside.
             numbers = given.to_numpy() if hasattr(given, "to_numpy") else given
-            fits = isinstance(numbers, np.ndarray) and len(numbers) == block.n
+            fits = isinstance(numbers, np.ndarray) and numbers.shape == (block.n,)
             packed = pack_array(numbers) if fits else None
             if packed is None:
                 packed = _encode(plain_answers(given, block.n, self.name))

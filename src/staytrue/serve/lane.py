@@ -59,8 +59,9 @@ def _answer_in_turn(sock: socket.socket, answerer: Answerer, log: Log | None) ->
     while (frame := receive()) is not None:
         body = memoryview(frame)[1:]
         batch = asked(body)
-        answers = answered(unpack(batch.block), sizes(batch))
-        said = _said(batch, body, answers, None if frame[0] == UNLOGGED else log)
+        block = unpack(batch.block)
+        answers = answerer.answered_whole(block) if frame[0] == ARRAY else answered(block, sizes(batch))
+        said = _said(batch, body, answers, None if frame[0] in _NOT_LOGGED else log)
         with contextlib.suppress(ConnectionError):  # the front is gone: the next `receive` ends the loop
             sock.sendall(tell(said))
 
