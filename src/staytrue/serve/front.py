@@ -24,6 +24,7 @@ from staytrue.serve.response import JSON, HeaderList, Response
 from staytrue.serve.routes import match
 from staytrue.serve.schema import Read
 from staytrue.serve.service import IDS_AT_ONCE, Predicted, Receive, Service
+from staytrue.serve.supervisor import Supervisor
 
 __all__ = ["Front"]
 
@@ -143,16 +144,16 @@ class Front:
         if isinstance(taken, Problem):
             return taken
         if champion.facts.in_pieces and _wants_events(headers):
-            return await self._stream(taken.read, headers, send)
+            return await self._stream(taken.read, champion, headers, send)
         return await self._service.predicted(taken.read, champion)
 
-    async def _stream(self, read: Read, headers: HeaderList, send: Send) -> int:
+    async def _stream(self, read: Read, champion: Supervisor, headers: HeaderList, send: Send) -> int:
         """The answer to one row as server-sent events: `piece`s as they come, then `done` with the whole answer."""
         if read.size != 1:
             return await self._send(send, ONE_ROW, headers)
         at = time.time_ns() // 1000
         first_id = new_id(at)
-        share = self._service.router.shares(read, first_id)[0]
+        share = self._service.router.shares(read, champion, first_id)[0]
         request = self._service.request(share, first_id, at, read.flags)
         came: asyncio.Queue[bytes | None] = asyncio.Queue()
         request.piece = came.put_nowait

@@ -108,17 +108,19 @@ class Router:
 
     # ------------------------------------------------------------ requests
 
-    def shares(self, read: Read, first_id: bytes) -> list[Share]:
+    def shares(self, read: Read, champion: Supervisor, first_id: bytes) -> list[Share]:
         """Who answers which rows: each key always the same, as long as the canary does not shrink.
 
         Rows without a key go where their request's id sends them. A large request is the champion's alone: its keys are
         not looked at here.
+
+        Args:
+            champion: whose schema has read the rows.
         """
         rows = read.rows
         table = self.table
-        champion, challenger = table.champion, table.challenger
-        if champion is None:
-            return []
+        # Reading took its time: whoever was champion then answers, and no challenger of somebody else's.
+        challenger = table.challenger if table.champion is champion else None
         # A challenger that can't keep up must not make anybody wait.
         if challenger is None or table.share <= 0 or read.packed or not challenger.queue.has_room(read.size):
             return [Share(champion, "champion", 0, read.size, rows)]

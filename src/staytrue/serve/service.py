@@ -205,7 +205,7 @@ class Service:
             self.metrics.shed.labels("queue").inc()
             return BUSY
         self.metrics.rows.inc(size)
-        shares = self.router.shares(read, first_id)
+        shares = self.router.shares(read, champion, first_id)
         if len(shares) == 1 and shares[0].arm == "champion":
             request = self.request(shares[0], first_id, at, read.flags)
             request.packed = read.packed

@@ -229,6 +229,9 @@ class Supervisor:
         Args:
             alone: nobody else is about to ask, so there is no company to wait two turns for.
         """
+        if self._closing:
+            request.settle(_ENDING)
+            return
         self.queue.put(request)
         if alone and not self._planned:
             self._pump()
