@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
@@ -134,6 +136,15 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._limits = limits
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the server, and that is that: uvicorn raises them once more when all is done."""
+        with super().capture_signals():
+            try:
+                yield
+            finally:
+                self._captured_signals.clear()
+
     async def sweep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -143,7 +154,7 @@ class _Server(uvicorn.Server):
 
 async def _served(server: _Server, service: Service, listening: socket.socket, screen: Screen) -> None:
     sweeping = asyncio.create_task(server.sweep())
-    announcing = asyncio.create_task(_announce(service, listening, screen))
+    announcing = asyncio.create_task(_announce(service, listening, "https" if server.config.is_ssl else "http", screen))
     try:
         await server.serve(sockets=[listening])
     finally:
@@ -151,11 +162,10 @@ async def _served(server: _Server, service: Service, listening: socket.socket, s
         announcing.cancel()
 
 
-async def _announce(service: Service, listening: socket.socket, screen: Screen) -> None:
+async def _announce(service: Service, listening: socket.socket, scheme: str, screen: Screen) -> None:
     """Say where it is, once it can answer."""
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    scheme = "http"
     url = f"{scheme}://{shown}:{port}"
     release = await service.ready_release()
     # What is there by now stays: the collector need not look at it again, which would hold up everybody.
