@@ -76,7 +76,7 @@ class Front:
                 status = await self._send(send, answer, headers)
         except Exception:  # noqa: BLE001 - the outermost frame: whatever it is, the caller gets an answer without a traceback
             sys.stderr.write(traceback.format_exc())
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # it may be the sending that failed
                 await self._send(send, UNEXPECTED, headers)
         finally:
             self._service.metrics.active_requests.inc(-1)
