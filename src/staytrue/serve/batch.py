@@ -135,13 +135,16 @@ class Queue:
     Args:
         schema: of the release.
         most_rows: how many rows may wait.
+        at_once: how many batches are answered at the same time.
         refused: called with each finding's field and fault, and whether it was refused, to be counted.
     """
 
-    def __init__(self, schema: Schema, *, most_rows: int, noted: Callable[[str, str, bool], None]) -> None:
+    def __init__(
+        self, schema: Schema, *, most_rows: int, at_once: int, noted: Callable[[str, str, bool], None]
+    ) -> None:
         self.rows = 0
         self.pace = Pace()
-        self._schema, self._most_rows, self._noted = schema, most_rows, noted
+        self._schema, self._most_rows, self._at_once, self._noted = schema, most_rows, at_once, noted
         self._small: deque[Request] = deque()
         self._large: deque[Request] = deque()
         self._was_large = False
@@ -149,9 +152,9 @@ class Queue:
     def __bool__(self) -> bool:
         return bool(self._small or self._large)
 
-    def wait_s(self, rows: int) -> float:
-        """How long so many rows more would wait, as far as is known."""
-        return self.pace.wait_s(self.rows + rows, self._together())
+    def wait_s(self) -> float:
+        """How long who comes now would wait for his turn, as far as is known."""
+        return self.pace.wait_s(self.rows, self._together()) / self._at_once if self.rows else 0.0
 
     def has_room(self, rows: int) -> bool:
         """Whether so many rows more may wait; one request always may, however large."""

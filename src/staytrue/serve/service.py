@@ -191,7 +191,7 @@ class Service:
         champion = self.router.table.champion
         if champion is None:
             return NOT_READY
-        if champion.queue.wait_s(1) > self.limits.deadline_s:
+        if champion.queue.wait_s() > self.limits.deadline_s:
             self.metrics.shed.labels("deadline").inc()
             return BUSY
         return champion

@@ -11,7 +11,6 @@ import contextlib
 import json
 import socket
 import subprocess
-import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,7 +85,6 @@ class Supervisor:
             % release.encode()
         )
         """Of every usual answer; its length follows."""
-        self.used_s = time.monotonic()
         self._store, self._limits, self._guard, self._watcher = store, limits, guard, watcher
         self._loop = asyncio.get_running_loop()
         self._worker: _Process | None = None
@@ -114,7 +112,12 @@ class Supervisor:
         self._worker = await self._started()
         self.facts = self._worker.facts
         self.schema = Schema(self.facts.signature, most_rows=self._limits.most_rows)
-        self.queue = Queue(self.schema, most_rows=self._limits.queue_rows, noted=self._watcher.noted)
+        self.queue = Queue(
+            self.schema,
+            most_rows=self._limits.queue_rows,
+            at_once=self._lanes_wanted * (_ASYNC_AT_ONCE if self.facts.is_async else 1),
+            noted=self._watcher.noted,
+        )
         await self._open_lanes()
 
     async def close(self) -> None:
@@ -129,7 +132,7 @@ class Supervisor:
         for lane in list(self._lanes):
             lane.close()
         if self._worker is not None:
-            self._worker.end(self._guard)
+            await asyncio.to_thread(self._worker.end, self._guard)
         for task in self._tasks:
             task.cancel()
 
@@ -137,11 +140,6 @@ class Supervisor:
     def idle(self) -> bool:
         """Whether nothing waits and nothing is under way."""
         return not self.queue and not self._busy()
-
-    @property
-    def pids(self) -> list[int]:
-        """The worker's process."""
-        return [] if self._worker is None else [self._worker.process.pid]
 
     def _busy(self) -> bool:
         return bool(self._again) or any(lane.under_way for lane in self._lanes)
@@ -158,7 +156,7 @@ class Supervisor:
         try:
             facts = read_facts(said, self.release, process)
         except StaytrueError:
-            _Process(process=process, control=ours, facts=None).end(self._guard)
+            await asyncio.to_thread(_Process(process=process, control=ours, facts=None).end, self._guard)
             raise
         started = _Process(process=process, control=ours, facts=facts)
         self._spawn(self._watch(started))
@@ -171,7 +169,7 @@ class Supervisor:
         if self._closing:
             return
         self._watcher.said(f"The worker of release {self.release[:8]} died; another one is started.")
-        worker.end(self._guard, kill_group=False)
+        await asyncio.to_thread(worker.end, self._guard, kill_group=False)
         pause_s = _AGAIN_S
         while not self._closing:
             try:
@@ -187,9 +185,13 @@ class Supervisor:
                 return
 
     async def _open_lanes(self) -> None:
-        # A worker that can't fork is the one lane itself.
-        for _ in range(len(self._lanes), self._limits.lanes if self.facts.forks else 1):
+        for _ in range(len(self._lanes), self._lanes_wanted):
             await self._open_lane()
+
+    @property
+    def _lanes_wanted(self) -> int:
+        # A worker that can't fork is the one lane itself.
+        return self._limits.lanes if self.facts.forks else 1
 
     async def _open_lane(self) -> None:
         worker = self._worker
@@ -294,6 +296,7 @@ class Supervisor:
         """A lane has answered, or sent a piece."""
         batch, sent_s = lane.under_way[said.seq]
         if not said.last:
+            batch.tries = _MOST_TRIES  # a client that has read a beginning must not get it twice
             piece = batch.chunks[0].request.piece
             if piece is not None and said.answers[0] is not None:
                 piece(said.answers[0])
