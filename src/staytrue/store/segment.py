@@ -141,6 +141,7 @@ class SegmentWriter:
         self._retired: list[_Open] = []
         self._written = self._synced = 0
         self._failures: list[_Failure] = []
+        self._placed = False
 
     def append(self, body: bytes | memoryview, answers: bytes) -> int:
         """Writes a record of predictions (u32 length of body, body, answers); gives back its ticket for `commit`."""
@@ -230,6 +231,12 @@ class SegmentWriter:
         if self._segment is not None:
             self._retire(self._segment)
         with disk(f"begin a segment in {self.folder}"):
+            if not self._placed:
+                # The store's folder, `traffic`, the app's, and this one, also when they are there: whoever made them may
+                # have died, or failed, before their names were on disk.
+                for folder in (*reversed(self.folder.parents[:3]), self.folder):
+                    make_directory(folder)
+                self._placed = True
             self._segment = _begin(self.folder, self._header)
         return self._segment
 
@@ -338,8 +345,6 @@ def sync_data(descriptor: int) -> None:
 
 
 def _begin(folder: Path, header: Mapping[str, Any]) -> _Open:
-    if not folder.exists():
-        make_directory(folder)
     while True:
         name = _uuid7()
         path = folder / f"{name}{_SUFFIX}"
