@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import contextlib
 import gc
+import json
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,8 +71,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         raise NotFound(
             "ST772", f"{app} has no release to serve yet. `staytrue fetch` and `staytrue train` make one.", app=app
         )
-    if bool(args.tls_cert) != bool(args.tls_key):
-        raise InvalidInput("ST773", "--tls-cert and --tls-key go together: give both, or neither.")
+    _check_certificate(args.tls_cert, args.tls_key)
     gate = Gate(
         host=args.host,
         allowed_hosts=args.allow_host,
@@ -89,12 +91,23 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def _limits(args: argparse.Namespace) -> ServerLimits:
-    given = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in (*_LIMITS, "lanes", "threads") if getattr(args, name) is not None}
     for name, value in given.items():
-        if value <= 0:
+        least = 0 if name == "deadline_s" else 1
+        if not math.isfinite(value) or value < least or value == 0:
             raise InvalidInput("ST773", f"--{name.replace('_', '-')} is {value:g}; expected a number above 0.")
     kinds = {name: type(getattr(ServerLimits(), name)) for name in _LIMITS}
-    return ServerLimits(**{name: kinds[name](value) for name, value in given.items()})
+    return ServerLimits(**{name: kinds[name](given[name]) for name in _LIMITS if name in given})
+
+
+def _check_certificate(cert: str | None, key: str | None) -> None:
+    if bool(cert) != bool(key):
+        raise InvalidInput("ST773", "--tls-cert and --tls-key go together: give both, or neither.")
+    if cert is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+        except OSError as exc:  # of ssl too
+            raise InvalidInput("ST773", f"--tls-cert {cert} with --tls-key {key} can't be used: {exc}.") from exc
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -167,13 +180,13 @@ async def _announce(service: Service, listening: socket.socket, scheme: str, scr
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     url = f"{scheme}://{shown}:{port}"
-    release = await service.ready_release()
+    champion = await service.first_champion()
     # What is there by now stays: the collector need not look at it again, which would hold up everybody.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT)
-    screen.document({"url": url, "app": service.app, "release": release})
-    screen.say(f"{service.app}: release {release[:8]} answers at {url}", style="bold green")
-    screen.note(
-        f"Ask it: curl {url}/predict -d '{{\"rows\": [...]}}'   what it wants: {url}/openapi.json   end: Ctrl-C"
-    )
+    screen.document({"url": url, "app": service.app, "release": champion.release})
+    screen.say(f"{service.app}: release {champion.release[:8]} answers at {url}", style="bold green")
+    body = json.dumps({"rows": [dict(champion.facts.example)]}, ensure_ascii=False).replace("'", "'\\''")
+    screen.say(f"\nAsk it:\n\n  curl {url}/predict -d '{body}'\n")
+    screen.note(f"What it wants: {url}/openapi.json   What it counts: {url}/metrics   End: Ctrl-C")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +55,7 @@ class Answerer:
         signature: what it wants to be asked.
         layout: of the blocks that it is given: the columns of its signature.
         label_type: what its answers are held against.
+        example: a row of its training as a request has it; empty when it has no golden rows.
     """
 
     id: Digest
@@ -62,6 +65,7 @@ class Answerer:
     signature: Signature
     layout: Layout
     label_type: str
+    example: Mapping[str, Any]
 
     @cached_property
     def name(self) -> str:
@@ -244,6 +248,7 @@ def open_answerer(store: Store, release_id: Digest) -> Answerer:
         )
     model = models.load(store.objects, Digest(release.model), store.seal_of(release.model), store.key, app.loader)
     made, label_type = _signature(store, release, app, app.labelled.spec)
+    golden = _golden(store, release)
     answerer = Answerer(
         id=release_id,
         release=release,
@@ -252,8 +257,10 @@ def open_answerer(store: Store, release_id: Digest) -> Answerer:
         signature=made,
         layout=Layout(made.schema),
         label_type=label_type,
+        example=_example(golden[0]) if golden else {},
     )
-    _check_golden(store, answerer)
+    if golden:
+        _check_golden(answerer, *golden)
     return answerer
 
 
@@ -278,14 +285,18 @@ def _signature(store: Store, release: Release, app: App, spec: SourceSpec) -> tu
     return made, dict(table.schema)[str(spec.label)]
 
 
-def _check_golden(store: Store, answerer: Answerer) -> None:
-    if answerer.release.golden is None:
-        return
-    golden = Golden.from_document(store.objects.get_document(answerer.release.golden))
-    rows = frames.read_parquet(store.objects.get(golden.rows))
+def _golden(store: Store, release: Release) -> tuple[frames.Rows, Sequence[Any]] | None:
+    """The release's golden rows and the answers to them, if it has any."""
+    if release.golden is None:
+        return None
+    golden = Golden.from_document(store.objects.get_document(release.golden))
+    return frames.read_parquet(store.objects.get(golden.rows)), golden.answers
+
+
+def _check_golden(answerer: Answerer, rows: frames.Rows, answers: Sequence[Any]) -> None:
     columns = {name: frames.column(rows, name) for name in rows.column_names}
     block = answerer.layout.unpack(answerer.layout.of_columns(columns, rows.num_rows).pack())
-    differs = models.answers_equal(golden.answers, answerer.values(block))
+    differs = models.answers_equal(answers, answerer.values(block))
     if differs is not None:
         raise Corrupt(
             "ST755",
@@ -294,3 +305,15 @@ def _check_golden(store: Store, answerer: Answerer) -> None:
             release=answerer.id,
             why=differs,
         )
+
+
+def _example(rows: frames.Rows) -> dict[str, Any]:
+    """The first row as a request would have it."""
+    row = {name: values[0] for name, values in frames.to_pydict(rows.slice(0, 1)).items()}
+    return {name: _json_value(value) for name, value in row.items()}
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, date):
+        return value.isoformat()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -136,7 +136,7 @@ class Queue:
         schema: of the release.
         most_rows: how many rows may wait.
         at_once: how many batches are answered at the same time.
-        refused: called with each finding's field and fault, and whether it was refused, to be counted.
+        noted: called with each finding's field and fault, and whether it was refused, to be counted.
     """
 
     def __init__(

@@ -34,6 +34,7 @@ class Facts:
     app: str
     signature: Signature
     label: Mapping[str, Any]
+    example: Mapping[str, Any]
     is_async: bool
     in_pieces: bool
     log: float
@@ -71,7 +72,9 @@ def read_facts(said: Mapping[str, Any] | None, release: Digest, process: subproc
         raise _error(said["error"])
     return Facts(
         signature=Signature.from_document(said["signature"]),
-        **{name: said[name] for name in ("app", "label", "is_async", "in_pieces", "log", "durable", "forks")},
+        **{
+            name: said[name] for name in ("app", "label", "example", "is_async", "in_pieces", "log", "durable", "forks")
+        },
     )
 
 

@@ -29,7 +29,7 @@ from staytrue.store.block import Block
 __all__ = ["Scorer"]
 
 _MOST_TRIES: Final = 3
-_END_S: Final = 5.0
+_END_S: Final = 2.0
 
 
 class Scorer:
@@ -81,9 +81,11 @@ class Scorer:
                 lane.shutdown(socket.SHUT_RDWR)
         for process, control in self._workers:
             control.close()
-            signal_group(process.pid, KILL)
+            # Without control and lanes it ends by itself; only one that is stuck in somebody's code has to be killed.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=_END_S)
+            signal_group(process.pid, KILL)
+            process.wait()
             self._guard.forget(process.pid)
         self._guard.close()
         self._pool.shutdown(wait=True)

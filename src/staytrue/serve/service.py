@@ -159,11 +159,11 @@ class Service:
         upkeep = Upkeep(self.store.root, self.app, guard=self.guard, say=self._say)
         self._tasks = [self._loop.create_task(work) for work in (self._watch_lag(), upkeep.run())]
 
-    async def ready_release(self) -> str:
+    async def first_champion(self) -> Supervisor:
         """The release that answers, once one does."""
         while self.router.table.champion is None:
             await self.router.changed.wait()
-        return self.router.table.champion.release
+        return self.router.table.champion
 
     async def close(self) -> None:
         """Answer what is under way; end every process of ours."""

@@ -72,6 +72,7 @@ def _told(answerer: Answerer) -> dict[str, Any]:
         "app": answerer.app.name,
         "signature": answerer.signature.document(),
         "label": {"name": labelled.spec.label if labelled else None, "type": answerer.label_type},
+        "example": answerer.example,
         "is_async": answerer.is_async,
         "in_pieces": answerer.in_pieces,
         "log": answerer.app.settings.log,
