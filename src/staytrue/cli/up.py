@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import contextlib
 import gc
 import json
+import math
 import socket
 import ssl
 from collections.abc import Iterator
