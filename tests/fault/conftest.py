@@ -13,6 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from served import Kept
+
 # So that the tests here find their tools, whichever import mode pytest runs in.
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -49,6 +51,14 @@ def prices(tmp_path: Path) -> Path:
     folder = tmp_path / "app"
     folder.mkdir()
     return Path(shutil.copyfile(Path(__file__).with_name("prices.py"), folder / "app.py"))
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """A small app with two releases, trained once; a test that serves it takes a copy."""
+    from served import trained  # only here: most of these tests serve nothing
+
+    return trained(tmp_path_factory.mktemp("kept"))
 
 
 @pytest.fixture(scope="session")
