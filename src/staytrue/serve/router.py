@@ -33,7 +33,9 @@ __all__ = ["Router", "Share", "Table"]
 
 _LOOK_S: Final = 0.05
 _READ_S: Final = 0.5
-"""The file's times are looked at twenty times a second; the ledger itself is read when they moved, and this often."""
+_VISIBLE_S: Final = 0.5
+"""The file's times are looked at twenty times a second; the ledger itself is read whenever they moved within the last
+half second, and this often. A commit moves them before its sync to disk, and can be read only after it."""
 _TRY_AGAIN_S: Final = 30.0
 
 
@@ -186,12 +188,14 @@ class Router:
 
     async def _watched(self) -> None:
         seen: tuple[int, ...] = ()
-        read_s = 0.0
+        read_s = moved_s = 0.0
         while True:
             now_s = time.monotonic()
             times = self._file_times()
-            if times != seen or now_s - read_s > _READ_S:
-                seen, read_s = times, now_s
+            if times != seen:
+                seen, moved_s = times, now_s
+            if now_s - moved_s < _VISIBLE_S or now_s - read_s > _READ_S:
+                read_s = now_s
                 try:
                     self._roles = await asyncio.to_thread(self._look)
                 except StaytrueError as exc:
