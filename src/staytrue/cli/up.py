@@ -81,8 +81,8 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     )
     limits = _limits(args)
     Connection.most = max(16, min(limits.connections, most_descriptors() - _OWN_DESCRIPTORS))
-    service = Service(store, app, gate=gate, limits=limits, lanes=args.lanes, threads=args.threads, say=screen.note)
     listening = _listening(args.host, args.port)
+    service = Service(store, app, gate=gate, limits=limits, lanes=args.lanes, threads=args.threads, say=screen.note)
     server = _Server(_config(args, Front(service, gate), limits), limits)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_served(server, service, listening, screen))

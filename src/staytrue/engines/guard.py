@@ -149,15 +149,19 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def limit_this_process() -> None:
-    """This process and its children: the first that a machine short of memory ends, and they write no core files."""
+def limit_this_process(*, oom_score: int = 900) -> None:
+    """This process and its children: among the first that a machine short of memory ends, and they write no core files.
+
+    Args:
+        oom_score: 0 to 1000; the process with the highest one ends first.
+    """
     if sys.platform == "win32":
         return
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):  # not Linux, or a sandbox that forbids it: the limit in bytes still holds
-        Path("/proc/self/oom_score_adj").write_text("900")
+        Path("/proc/self/oom_score_adj").write_text(str(oom_score))
 
 
 @contextlib.contextmanager

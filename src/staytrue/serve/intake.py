@@ -104,7 +104,7 @@ def read_form(schema: Schema, form: Form, head: str, body: bytes) -> Taken | Pro
 def main() -> None:
     """Read what comes over the socket whose number is the argument, until the front is gone."""
     sock = socket.socket(fileno=int(sys.argv[1]))
-    limit_this_process()
+    limit_this_process(oom_score=300)
     if hasattr(os, "nice"):
         os.nice(_NICE)
     schemas: dict[str, Schema] = {}

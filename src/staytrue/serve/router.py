@@ -274,7 +274,8 @@ class Router:
         self._say(sentence)
         entry = Entry(
             app=self._app,
-            key=f"serve_failed:{release}:{now.isoformat()}",
+            # It is tried again and again; told of once, until it fails in another way.
+            key=f"serve_failed:{release}:{exc.code}",
             at=now,
             kind="serve_failed",
             sentence=sentence,

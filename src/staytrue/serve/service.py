@@ -284,14 +284,14 @@ class Service:
 
     async def body(self, headers: HeaderList, receive: Receive) -> bytes | Problem:
         """All bytes of a request, unless they are too many."""
-        event = await receive()
-        if not event.get("more_body"):
-            whole: bytes = event.get("body", b"")
-            return whole if len(whole) <= self.limits.body_bytes else TOO_LARGE
         told = _told_length(headers)
-        if told is not None and told > self.limits.body_bytes:
+        if told > self.limits.body_bytes:
             return TOO_LARGE
-        return await self._rest(event, told or 0, receive)
+        event = await receive()
+        if event.get("more_body"):
+            return await self._rest(event, told, receive)
+        whole: bytes = event.get("body", b"")
+        return whole if len(whole) <= self.limits.body_bytes else TOO_LARGE
 
     async def _rest(self, event: Mapping[str, Any], told: int, receive: Receive) -> bytes | Problem:
         """A body that comes in several pieces, counted against what all bodies together may take."""
@@ -322,11 +322,12 @@ class Service:
             self._bodies_bytes -= reserved
 
 
-def _told_length(headers: HeaderList) -> int | None:
+def _told_length(headers: HeaderList) -> int:
+    """What the request says of its length; 0 when it says nothing."""
     for name, value in headers:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return None
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0
 
 
 def _later(first: bytes, row: int) -> bytes:

@@ -40,19 +40,23 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)
     store_path = Path(sys.argv[2])
-    limit_this_process()
+    limit_this_process(oom_score=300)  # after the jobs, which have 900
     os.dup2(2, 1)  # whatever a predict function prints is for the server's log
     try:
         answerer = _opened(store_path, sys.argv[3])
     except StaytrueError as exc:
-        write_frame(control.fileno(), {"is": "failed", "error": exc.document()})
+        with contextlib.suppress(BrokenPipeError):  # the front ended meanwhile
+            write_frame(control.fileno(), {"is": "failed", "error": exc.document()})
         sys.exit(1)
     forks = fork_is_safe()
     if forks:
         # What is loaded stays, and is shared with the lanes as long as nobody touches it.
         gc.collect()
         gc.freeze()
-    write_frame(control.fileno(), {"is": "ready", "forks": forks, **_told(answerer)})
+    try:
+        write_frame(control.fileno(), {"is": "ready", "forks": forks, **_told(answerer)})
+    except BrokenPipeError:
+        return
     _Worker(control, answerer, store_path, forks=forks).serve()
 
 
