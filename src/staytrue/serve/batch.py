@@ -142,28 +142,45 @@ class Queue:
     def __init__(
         self, schema: Schema, *, most_rows: int, at_once: int, noted: Callable[[str, str, bool], None]
     ) -> None:
-        self.rows = 0
         self.pace = Pace()
         self._schema, self._most_rows, self._at_once, self._noted = schema, most_rows, at_once, noted
         self._small: deque[Request] = deque()
         self._large: deque[Request] = deque()
+        # Apart, because they take turns: a large request must not count as thousands of small ones before yours.
+        self._small_rows = self._large_rows = 0
         self._was_large = False
+
+    @property
+    def rows(self) -> int:
+        """How many rows wait."""
+        return self._small_rows + self._large_rows
 
     def __bool__(self) -> bool:
         return bool(self._small or self._large)
 
     def wait_s(self) -> float:
-        """How long who comes now would wait for his turn, as far as is known."""
-        return self.pace.wait_s(self.rows, self._together()) / self._at_once if self.rows else 0.0
+        """How long who comes now with a few rows would wait for his turn, as far as is known."""
+        if not self._small:
+            return 0.0
+        together = self._together()
+        wait_s = self.pace.wait_s(self._small_rows, together)
+        if self._large:
+            wait_s += -(-self._small_rows // together) * self.pace.seconds(self.chunk_rows)
+        return wait_s / self._at_once
 
-    def has_room(self, rows: int) -> bool:
-        """Whether so many rows more may wait; one request always may, however large."""
-        return self.rows == 0 or self.rows + rows <= self._most_rows
+    def has_room(self, rows: int, *, large: bool = False) -> bool:
+        """Whether so many rows more may wait; one request always may, however large. `large`: it comes in chunks."""
+        waiting = self._large_rows if large else self._small_rows
+        return waiting == 0 or waiting + rows <= self._most_rows
 
     def put(self, request: Request) -> None:
         """Let a request wait for its turn."""
-        self.rows += request.size
-        (self._large if request.packed else self._small).append(request)
+        if request.packed:
+            self._large_rows += request.size
+            self._large.append(request)
+        else:
+            self._small_rows += request.size
+            self._small.append(request)
 
     def take(self, now_s: float, *, alone: bool = False) -> Batch | None:
         """The next batch; None when nothing is left that can be answered. `alone`: one request at a time."""
@@ -177,17 +194,17 @@ class Queue:
 
     def expire(self, now_s: float) -> None:
         """Tell those who have waited too long; needed while no lane takes anything."""
-        for waiting in (self._small, self._large):
-            while waiting and self._is_late(waiting[0], now_s):
-                request = waiting.popleft()
-                self.rows -= request.size - request.taken_rows
+        while self._small and self._is_late(self._small[0], now_s):
+            self._left(self._small.popleft())
+        while self._large and self._is_late(self._large[0], now_s):
+            self._left(self._large.popleft())
 
     def drain(self, outcome: Problem) -> None:
         """Tell everybody who waits."""
         for waiting in (self._small, self._large):
             while waiting:
                 request = waiting.popleft()
-                self.rows -= request.size - request.taken_rows
+                self._left(request)
                 request.settle(outcome)
 
     @property
@@ -206,7 +223,7 @@ class Queue:
         arm = waiting[0].arm
         while waiting and waiting[0].arm == arm and (size == 0 or size + waiting[0].size <= most):
             request = waiting.popleft()
-            self.rows -= request.size
+            self._left(request)
             if not self._is_late(request, now_s):
                 requests.append(request)
                 size += request.size
@@ -215,19 +232,25 @@ class Queue:
     def _chunk(self, now_s: float) -> Batch | None:
         request = self._large[0]
         if self._is_late(request, now_s):
-            self._large.popleft()
-            self.rows -= request.size - request.taken_rows
+            self._left(self._large.popleft())
             return None
         size, packed = request.packed[request.taken]
         start = request.taken_rows
         request.taken += 1
         request.taken_rows += size
-        self.rows -= size
+        self._large_rows -= size
         if request.taken == len(request.packed):
             self._large.popleft()
         flags = [(row - start, _flag(one)) for row, one in request.flags or () if start <= row < start + size]
         chunk = Chunk(request=request, start=start, size=size)
         return Batch(arm=request.arm, chunks=[chunk], size=size, packed=packed, rows=(), flags=flags)
+
+    def _left(self, request: Request) -> None:
+        """Its rows, or what is left of them, wait no more."""
+        if request.packed:
+            self._large_rows -= request.size - request.taken_rows
+        else:
+            self._small_rows -= request.size
 
     @staticmethod
     def _is_late(request: Request, now_s: float) -> bool:

@@ -16,7 +16,7 @@ class ServerLimits:
         body_bytes: of one request; beyond it 413, before it is read where its length is told.
         bodies_bytes: of all requests that are being read or wait; beyond it 503.
         rows: of one request.
-        queue_rows: that wait for one release; beyond it 503.
+        queue_rows: that wait for one release, in small requests and again in large ones; beyond it 503.
         shadow_rows: that wait for a shadow; beyond it they are left out.
         deadline_s: who would wait longer is told so at once, and who has waited longer is not answered any more.
         hang_s: a predict function that takes longer is given up, and its process replaced (not of async ones).

@@ -201,7 +201,7 @@ class Service:
         at = time.time_ns() // 1000
         first_id = new_id(at)
         size = read.size
-        if not champion.queue.has_room(size):
+        if not champion.queue.has_room(size, large=bool(read.packed)):
             self.metrics.shed.labels("queue").inc()
             return BUSY
         self.metrics.rows.inc(size)
