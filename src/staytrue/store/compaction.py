@@ -28,7 +28,7 @@ import numpy as np
 from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.contract import Schema
 from staytrue.store import frames
-from staytrue.store.durable import disk
+from staytrue.store.durable import disk, sync_directory
 from staytrue.store.join import alike, once
 from staytrue.store.ledger import Entry, Ref
 from staytrue.store.objects import digest
@@ -101,6 +101,10 @@ def _compact_kind(store: Store, app: str, kind: Kind, *, now: datetime, done: Co
         if whole:
             kept = list(_predictions(store, whole) if kind == "predictions" else _labels(store, whole))
             store.ledger.append([_entry(app, kind, whole, kept, now)], recorded_at=now)
+            # SQLite says nothing when the sync of a directory fails; the names of its files must be on disk before what
+            # the event stands for goes.
+            with disk("sync the folder of the store"):
+                sync_directory(store.root)
             done.segments += len(whole)
             done.rows += sum(one.rows for one in kept)
             done.objects += len(kept)
