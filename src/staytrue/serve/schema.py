@@ -77,6 +77,8 @@ class Schema:
             [_field(f"c{i}", one) for i, one in enumerate(signature.features)],
             rename={f"c{i}": name for i, name in enumerate(self._names)},
             forbid_unknown_fields=True,
+            # A column that may be left out may stand before one that may not.
+            kw_only=True,
             # Nothing in a row can refer back to it, so the collector need not look at it.
             gc=False,
         )
@@ -141,7 +143,7 @@ class Schema:
             errors += [one.document(at) for one in refused]
             flags += [(at, one) for one in found if one.action == "flag"]
             if not refused and not errors:
-                read.append(self._row(*(values[name] for name in self._names)))
+                read.append(self._row(**{f"c{i}": values[name] for i, name in enumerate(self._names)}))
             if len(errors) >= _MOST_ERRORS:
                 break
         return refusal(errors) if errors else Read(rows=read, flags=flags)
