@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lanes", type=int, default=1, help="processes that answer side by side (default: 1)")
     parser.add_argument("--threads", type=int, default=0, help="native threads of each (default: what the cores allow)")
-    parser.add_argument("--chunk-rows", type=int, help="rows that go together (default: what 8 MB hold)")
+    parser.add_argument("--chunk-rows", type=int, help="rows that go together (default: what 4 MB hold)")
     parser.add_argument("--restart", action="store_true", help="begin anew, and replace OUT")
 
 

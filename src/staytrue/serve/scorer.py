@@ -21,10 +21,10 @@ from staytrue.engines.guard import KILL, Guard, signal_group
 from staytrue.engines.launcher import read_frame
 from staytrue.errors import InvalidInput, Unavailable
 from staytrue.kernel.release import Digest
-from staytrue.serve.channel import ARRAY, Asked, Receiver, Told, ask, told
+from staytrue.serve.channel import ARRAY, Asked, Receiver, Told, ask_head, told
 from staytrue.serve.channel import unpack_answers as unpack
 from staytrue.serve.handshake import START_S, Facts, hand_over, read_facts, start_worker
-from staytrue.store.block import Block
+from staytrue.store.block import Block, Layout
 
 __all__ = ["Scorer"]
 
@@ -59,12 +59,12 @@ class Scorer:
             self.close()
             raise
 
-    def submit(self, rows: NDArray[Any], block: Block) -> Future[NDArray[Any] | list[Any]]:
-        """The answers to a block, in time. `rows` (n,): which rows of the file these are, for messages.
+    def submit(self, rows: NDArray[Any], packed: bytes) -> Future[NDArray[Any] | list[Any]]:
+        """The answers to a packed block, in time. `rows` (n,): which rows of the file these are, for messages.
 
         Its result raises InvalidInput, ST787: the predict function fails on a row. Unavailable, ST788: lanes die of it.
         """
-        return self._pool.submit(self._answers, rows, block, block.pack())
+        return self._pool.submit(self._answers, rows, packed)
 
     def __enter__(self) -> Self:
         return self
@@ -130,18 +130,21 @@ class Scorer:
 
     # ------------------------------------------------------------ work
 
-    def _answers(self, rows: NDArray[Any], block: Block, packed: bytes) -> NDArray[Any] | list[Any]:
-        said = self._asked(rows, block.n, packed)
+    def _answers(self, rows: NDArray[Any], packed: bytes) -> NDArray[Any] | list[Any]:
+        said = self._asked(rows, packed)
         if said.answers[0] is not None:
             return unpack(said.answers[0])
-        raise self._failed(rows, block, said.errors[0])
+        raise self._failed(rows, Layout(self.facts.signature.schema).unpack(packed), said.errors[0])
 
-    def _asked(self, rows: NDArray[Any], count: int, packed: bytes) -> Told:
-        frame = ask(ARRAY, Asked(next(self._seq), 0, "champion", 0.0, [(bytes(16), count)], [], packed))
+    def _asked(self, rows: NDArray[Any], packed: bytes) -> Told:
+        head = ask_head(
+            ARRAY, Asked(next(self._seq), 0, "champion", 0.0, [(bytes(16), len(rows))], [], b""), len(packed)
+        )
         for _ in range(_MOST_TRIES):
             lane = self._lane()
             with contextlib.suppress(OSError):
-                lane.sendall(frame)
+                lane.sendall(head)
+                lane.sendall(packed)
                 answer = Receiver(lane).next()
                 if answer is not None:
                     return told(answer)
@@ -167,7 +170,7 @@ class Scorer:
             middle = block.n // 2
             for begin, end in ((0, middle), (middle, block.n)):
                 half = block.slice(begin, end)
-                said = self._asked(rows[begin:end], half.n, half.pack())
+                said = self._asked(rows[begin:end], half.pack())
                 if said.answers[0] is None:
                     rows, block, error = rows[begin:end], half, said.errors[0]
                     break

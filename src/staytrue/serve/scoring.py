@@ -45,7 +45,7 @@ class Options:
     Attributes:
         keep: columns of the input to keep beside key and time; `all` keeps every one.
         lanes: processes that answer. threads: native threads of each; 0: as many as there are cores for them.
-        chunk_rows: rows that go together; None: what 8 MB hold.
+        chunk_rows: rows that go together; None: what 4 MB hold.
         restart: forget what an earlier call has scored, and replace the output.
     """
 
@@ -293,7 +293,7 @@ class _Run:
         if bool(found.refused.any()):
             there = np.flatnonzero(~found.refused)
             block, which = block.take(there), which[there]
-        answers = self._scorer.submit(which, block) if block.n else None
+        answers = self._scorer.submit(which, block.pack()) if block.n else None
         return _Chunk(rows.select(self._keep), n, found, answers)
 
     def _keep_first(self) -> None:

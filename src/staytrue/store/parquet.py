@@ -27,7 +27,7 @@ _TAIL_BYTES: Final = 8
 _SAMPLE_ROWS: Final = 1024
 _MOST_ROWS: Final = 65_536
 _LEAST_ROWS: Final = 64
-_BATCH_BYTES: Final = 8 << 20
+_BATCH_BYTES: Final = 4 << 20
 """Of the rows of a batch in memory: enough that a batch costs little beside its rows, and a dozen of them fit anywhere."""
 
 
