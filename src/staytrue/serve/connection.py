@@ -53,10 +53,7 @@ class Connection(HttpToolsProtocol):
         """Pass on what came, unless it is too much."""
         if self.in_head:
             self._head_bytes += len(data)
-            # The rest of these bytes may be a body, so this is said of heads only.
-            if self._head_bytes > _HEAD_BYTES and len(data) < _HEAD_BYTES:
-                self.turn_away(_TOO_LARGE)
-                return
+        # Only the parser knows how much of it is head: a body may follow the head's last piece.
         super().data_received(data)
         if self.in_head and self._head_bytes > _HEAD_BYTES and self.began_s is not None:
             self.turn_away(_TOO_LARGE)
