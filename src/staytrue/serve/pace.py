@@ -47,10 +47,13 @@ class Pace:
         return self._base_s + self._row_s * rows
 
     def rows_within(self, seconds: float) -> int:
-        """How many rows can be answered together in so long; at least 1."""
+        """How many rows can be answered together in so long; at least 1.
+
+        Where the call alone takes most of that time: as many as take as long as the call, or it would be made in vain.
+        """
         if self._row_s <= 0:
             return _MANY
-        return max(1, min(_MANY, round((seconds - self._base_s) / self._row_s)))
+        return max(1, min(_MANY, round(max(seconds - self._base_s, self._base_s) / self._row_s)))
 
     def wait_s(self, rows: int, together: int) -> float:
         """How long the last of so many waiting rows waits, when `together` go at a time."""
