@@ -169,7 +169,7 @@ def test_a_power_cut_takes_nothing_that_waited_for_the_disk(failing_io: Path, fa
 # The first calls, which make the folders, one by one: a name whose sync failed must be synced by whoever comes next.
 @pytest.mark.parametrize(
     ("positions", "count"),
-    [([*range(1, 13), *range(15, 60, 9)], 30), pytest.param(range(1, 90), 100, marks=LONG)],
+    [([*range(1, 13), *range(15, 60, 9)], 30), pytest.param(range(1, 140), 60, marks=LONG)],
     ids=["some", "all"],
 )
 def test_nothing_is_acknowledged_on_a_sync_that_failed(
