@@ -110,7 +110,7 @@ class Control:
         if isinstance(body, Problem):
             return body
         try:
-            given = _decode_labels(body).labels
+            given = _decode_labels(body if isinstance(body, bytes) else b"".join(body)).labels
         except msgspec.ValidationError as exc:
             return Problem(status=422, code="ST771", detail=f"These labels can't be read: {str(exc)[:300]}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,10 @@ class Taken(NamedTuple):
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_NO_BODY: Final = _encode(b"")
+_BODY: Final = struct.Struct(">BI")
+_BIN32: Final = 0xC6
+"""How MessagePack begins bytes, whose length follows."""
 _asked = msgspec.msgpack.Decoder(_Asked).decode
 _told = msgspec.msgpack.Decoder(_Told).decode
 
@@ -176,18 +181,21 @@ class Intake(asyncio.Protocol):
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = asyncio.Lock()
 
-    async def read(self, schema: Schema, form: Form, head: str, body: bytes, *, chunk_rows: int) -> Taken | Problem:
-        """The rows in a large body."""
-        if self._bytes + len(body) > self._most_bytes:
+    async def read(
+        self, schema: Schema, form: Form, head: str, body: Sequence[bytes], *, chunk_rows: int
+    ) -> Taken | Problem:
+        """The rows in a large body, which is given in pieces."""
+        size = sum(map(len, body))
+        if self._bytes + size > self._most_bytes:
             return FULL
-        self._bytes += len(body)
+        self._bytes += size
         try:
             for _ in range(_TRIES):
                 with contextlib.suppress(ConnectionError):
                     return self._taken(await self._asked(schema, form, head, body, chunk_rows))
             return FAILED
         finally:
-            self._bytes -= len(body)
+            self._bytes -= size
 
     def close(self) -> None:
         """End the process."""
@@ -198,7 +206,7 @@ class Intake(asyncio.Protocol):
             self._process.wait()
             self._guard.forget(self._process.pid)
 
-    async def _asked(self, schema: Schema, form: Form, head: str, body: bytes, chunk_rows: int) -> _Told:
+    async def _asked(self, schema: Schema, form: Form, head: str, body: Sequence[bytes], chunk_rows: int) -> _Told:
         async with self._starting:
             if self._transport is None or self._transport.is_closing():
                 await self._start()
@@ -206,14 +214,15 @@ class Intake(asyncio.Protocol):
         name = digest(canonical_json({"kind": "signature", **document, "most_rows": schema.most_rows}))
         self._seq += 1
         told: asyncio.Future[_Told] = asyncio.get_running_loop().create_future()
-        self._waiting[self._seq] = (told, len(body))
+        size = sum(map(len, body))
+        self._waiting[self._seq] = (told, size)
         sent = None if name in self._known else document
         self._known.add(name)
-        asked = _Asked(self._seq, name, sent, schema.most_rows, chunk_rows, form, head, body)
-        data = _encode(asked)
+        asked = _Asked(self._seq, name, sent, schema.most_rows, chunk_rows, form, head, b"")
+        begun = _encode(asked)[: -len(_NO_BODY)] + _BODY.pack(_BIN32, size)
         transport = cast("asyncio.Transport", self._transport)
-        transport.write(LENGTH.pack(len(data)))
-        transport.write(data)
+        # The body comes last, so it can be written as it is: a copy of it would make everybody wait.
+        transport.writelines([LENGTH.pack(len(begun) + size) + begun, *body])
         return await told
 
     @staticmethod
