@@ -1,0 +1,138 @@
+"""Requests of eight megabytes beside requests of one row: both are answered, and the small ones hardly notice."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from load import Load, Reply, ask, post
+from served import FIRST, SECOND, Judge, Kept, Up, predict, up
+
+MIB = 1 << 20
+LONG = pytest.mark.fault_long
+RATE = 200.0
+"""Small requests a second: far from what the server can do, so that what they wait for is the large one."""
+
+
+def large(rows: int, size: int, ms: float = 0.0) -> bytes:
+    """A request of so many rows and so many bytes; spaces fill up what the rows leave."""
+    width = size // rows - 1
+    lines = [b'{"id":%d,"x":%d.000000000000000000,"ms":%.6f' % (number, number, ms) for number in range(rows)]
+    return post("/predict", b'{"rows":[%s]}' % b",".join(line.ljust(width - 1) + b"}" for line in lines))
+
+
+def whole(reply: Reply, rows: int) -> bool:
+    """Whether every row has its own answer, all of one release."""
+    said = json.loads(reply.body)
+    added = said["predictions"][0]
+    assert added in {FIRST, SECOND}
+    return len(set(said["ids"])) == rows and said["predictions"] == [number + added for number in range(rows)]
+
+
+@contextmanager
+def asked_again_and_again(server: Up, request: bytes):
+    """This request all the time, one after the other, from a process of its own; the statuses, once it has ended."""
+    path = server.store.with_name("request")
+    path.write_bytes(request)
+    command = [sys.executable, str(Path(__file__).with_name("asker.py")), str(server.port), str(path)]
+    statuses: list[int] = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as asker:
+        # Once it has begun, its start takes no processor from what is measured.
+        statuses.append(int(asker.stdout.readline().split()[0]))
+        yield statuses
+        said, _ = asker.communicate()
+    statuses += [int(line.split()[0]) for line in said.splitlines()]
+
+
+@pytest.mark.parametrize(("rounds", "seconds"), [(1, 1.0), pytest.param(7, 8.0, marks=LONG)])
+def test_small_requests_beside_a_large_one_wait_hardly_longer(tmp_path, kept: Kept, rounds, seconds) -> None:
+    judge, request = Judge.of(kept), large(40_000, 8 * MIB)
+    alone_s, beside_s, answered = [], [], []
+    with up(kept.copied(tmp_path / "store")) as server:
+        warm = ask(server.port, request, timeout_s=60)  # the process that reads large requests starts with the first
+        for _ in range(rounds):
+            with Load(server.port, predict, connections=8, at_most=200, rate=RATE, check=judge) as load:
+                load.wait_for(10)
+                time.sleep(seconds)  # a length of time is what is wanted
+            alone_s.append(load.report)
+            with (
+                asked_again_and_again(server, request) as statuses,
+                Load(server.port, predict, connections=8, at_most=200, rate=RATE, check=judge) as load,
+            ):
+                load.wait_for(10)
+                time.sleep(seconds)
+            beside_s.append(load.report)
+            answered += statuses
+
+    assert answered == [200] * len(answered)
+    assert whole(warm, 40_000)
+    assert [report.faults for report in (*alone_s, *beside_s)] == [[]] * (2 * rounds)
+    pairs = [(a.latency_s(0.99), b.latency_s(0.99)) for a, b in zip(alone_s, beside_s, strict=True)]
+    ratio = statistics.median(beside / alone for alone, beside in pairs)
+    print(
+        f"{len(answered)} requests of 8 MiB beside {RATE:.0f} small ones a second: p99 of these"
+        f" {' '.join(f'{1000 * alone:.1f}->{1000 * beside:.1f}' for alone, beside in pairs)} ms, median ratio {ratio:.2f}"
+    )
+    if rounds > 1:
+        assert ratio <= 2.0
+
+
+def test_small_requests_are_let_in_while_a_large_one_takes_its_time(tmp_path, kept: Kept) -> None:
+    # 60,000 rows of 0.05 ms: three seconds of work, more rows than may wait, and far more than the deadline.
+    request = large(60_000, 3 * MIB, ms=0.05)
+    judge = Judge.of(kept)
+    with up(kept.copied(tmp_path / "store"), "--deadline-s", "10") as server, ThreadPoolExecutor(1) as pool:
+        ask(server.port, large(1_000, MIB, ms=0.05))  # learns how long a row takes
+        slow = pool.submit(ask, server.port, request, timeout_s=60)
+        with Load(server.port, predict, connections=4, at_most=200, rate=100, check=judge) as load:
+            done = slow.result()
+        report = load.report
+
+    assert done.status == 200, done.body[:300]
+    assert whole(done, 60_000)
+    assert report.faults == [], report.faults[:2]
+    assert len(report.good) > 50
+    print(f"{len(report.good)} small requests beside it, p99 {1000 * report.latency_s(0.99):.0f} ms")
+
+
+@pytest.mark.parametrize("at_once", [4, pytest.param(16, marks=LONG)])
+def test_several_large_requests_at_once_are_answered_or_told_to_come_again(tmp_path, kept: Kept, at_once: int) -> None:
+    judge, request = Judge.of(kept), large(20_000, 8 * MIB)
+    with up(kept.copied(tmp_path / "store")) as server, ThreadPoolExecutor(at_once) as pool:
+        usual_mb = server.pss_mb()
+        with Load(server.port, predict, connections=4, rate=50, check=judge) as load:
+            replies = list(pool.map(lambda _: ask(server.port, request, timeout_s=60), range(at_once)))
+            load.wait_for(10)
+        again = ask(server.port, request, timeout_s=60)
+        print(
+            f"{at_once} at once: {sorted(reply.status for reply in replies)}, PSS {usual_mb:.0f} -> {server.pss_mb():.0f} MB"
+        )
+
+    assert {reply.status for reply in replies} <= {200, 503}
+    assert all(whole(reply, 20_000) for reply in replies if reply.status == 200)
+    assert any(reply.status == 200 for reply in replies)
+    assert all("retry-after" in reply.headers for reply in replies if reply.status == 503)
+    assert load.report.faults == []
+    assert again.status == 200
+
+
+@pytest.mark.parametrize("told", ["content-length", "chunked"])
+def test_a_body_beyond_the_limit_is_refused(tmp_path, kept: Kept, told: str) -> None:
+    request = large(60_000, 17 * MIB)
+    if told == "chunked":
+        body = request.partition(b"\r\n\r\n")[2]
+        pieces = [body[at : at + MIB] for at in range(0, len(body), MIB)]
+        head = b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n"
+        request = head + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    with up(kept.copied(tmp_path / "store")) as server:
+        refused = ask(server.port, request)
+        after = ask(server.port, predict(1))
+
+    assert (refused.status, after.status) == (413, 200)
