@@ -10,7 +10,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -246,7 +246,9 @@ class _Run:
         self._sig = self._facts.signature
         self._keep = kept.names(file, self._sig)
         self._layout = Layout(self._sig.schema)
-        self._needed = [one.name for one in self._sig.features if one.name in file.names]
+        # Key and time are not the model's: they are kept as they are, and a text of each is not made for a block.
+        self._needed = [one.name for one in self._sig.features if one.name in file.names and one.role == "feature"]
+        self._seen = replace(self._sig, features=tuple(one for one in self._sig.features if one.role == "feature"))
         self._under_way: deque[_Chunk] = deque()
         self._most = _AHEAD * options.lanes
         self._chunk_rows = options.chunk_rows or file.batch_rows()
@@ -271,8 +273,9 @@ class _Run:
         Raises:
             InvalidInput: ST783, columns that are missing, or have a type that never fits; as `frames.to_rows`.
         """
-        rows = frames.to_rows(self._file.none().select(self._needed), doing=f"read {self._file.path}")
-        others = [(name, "") for name in self._file.names if name not in self._needed]
+        asked = [one.name for one in self._sig.features if one.name in self._file.names]
+        rows = frames.to_rows(self._file.none().select(asked), doing=f"read {self._file.path}")
+        others = [(name, "") for name in self._file.names if name not in asked]
         wrong = misfits(self._sig, (*frames.schema(rows), *others))
         if wrong:
             raise InvalidInput(
@@ -287,7 +290,7 @@ class _Run:
         n = rows.num_rows
         given = frames.to_rows(rows.select(self._needed), doing=f"read row {at:,} and on of {self._file.path}")
         columns = {name: frames.column(given, name) for name in self._needed}
-        found = inspect(self._sig, columns, n)
+        found = inspect(self._seen, columns, n)
         block = self._layout.of_columns(found.columns, n)
         which = np.arange(at, at + n)
         if bool(found.refused.any()):

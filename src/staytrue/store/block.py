@@ -25,6 +25,8 @@ _WHOLE: Final = ("int64", "uint64")
 _TIMES: Final = ("date", "timestamp", "timestamp[UTC]")
 _NULL_BOOL: Final = 2
 _NULL_COLUMN: Final = "null"
+_IN_CACHE: Final = 4096
+"""Rows."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -185,9 +187,7 @@ class Layout:
         whole = [_filled(given[name], 0) for name in self.whole_names]
         return Block(
             n=n,
-            floats=_matrix(
-                [_filled(given[name], np.nan).astype(np.float64) for name in self.float_names], n, np.float64
-            ),
+            floats=_matrix([_filled(given[name], np.nan) for name in self.float_names], n, np.float64),
             whole=_matrix(
                 [_signed(v, self._types[m]) for m, v in zip(self.whole_names, whole, strict=True)], n, np.int64
             ),
@@ -224,9 +224,10 @@ class Layout:
         made: dict[str, Column] = {}
         every = np.ones(block.n, np.bool_)
         wanted = self._types if names is None else {name: self._types[name] for name in names}
+        by_column = _by_column(block.floats)
         for name, type_name in wanted.items():
             if type_name in _FLOATS:
-                floats = block.floats[:, self.float_names.index(name)]
+                floats = by_column[self.float_names.index(name)]
                 made[name] = Column(type=type_name, values=floats.astype(type_name), valid=~np.isnan(floats))
             elif name in self.whole_names:
                 at = self.whole_names.index(name)
@@ -271,9 +272,21 @@ _decode = msgspec.msgpack.Decoder(
 
 def _matrix(columns: Sequence[NDArray[Any]], n: int, kind: Any) -> NDArray[Any]:
     """(n, k) in C order: a row's values side by side."""
-    if not columns:
-        return np.zeros((n, 0), kind)
-    return np.ascontiguousarray(np.stack(columns, axis=1).astype(kind, copy=False))
+    made = np.empty((n, len(columns)), kind)
+    # Some thousand rows stay in the cache until all of their columns are there: 0.04 us a row of 20, 0.2 column by column.
+    for start in range(0, n, _IN_CACHE):
+        part = made[start : start + _IN_CACHE]
+        for i, column in enumerate(columns):
+            part[:, i] = column[start : start + _IN_CACHE]
+    return made
+
+
+def _by_column(matrix: NDArray[Any]) -> NDArray[Any]:
+    """(k, n) in C order, from (n, k)."""
+    made = np.empty(matrix.shape[::-1], matrix.dtype)
+    for start in range(0, len(matrix), _IN_CACHE):
+        made[:, start : start + _IN_CACHE] = matrix[start : start + _IN_CACHE].T
+    return made
 
 
 def _signed(values: Any, type_name: str) -> NDArray[np.int64]:
