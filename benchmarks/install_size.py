@@ -22,7 +22,10 @@ TARGET_MB = 355
 TARGET_DISTRIBUTIONS = 36
 # What staytrue itself imports, where the name differs from the distribution's.
 IMPORT_NAMES = {"arro3-core": "arro3.core", "arro3-io": "arro3.io"}
-DIRECT = ["arro3-core", "arro3-io", "blake3", "msgspec", "nanoarrow", "numpy", "pandas", "rich", "sqlalchemy"]
+DIRECT = [
+    *("arro3-core", "arro3-io", "blake3", "httptools", "msgspec", "nanoarrow", "numpy", "pandas", "rich", "sqlalchemy"),
+    *("uvicorn", "uvloop"),
+]
 
 
 def pip(*arguments: str) -> None:

@@ -81,6 +81,21 @@ def test_another_content_type_is_415(up):
     assert up.post("/invocations", b"x", headers={"content-type": "application/x-parquet"}).status == 415
 
 
+def test_a_large_request_of_each_protocol_is_answered_as_a_large_one_of_ours(up):
+    rows = [ROW | {"size": size} for size in np.linspace(1.0, 5.0, 8_000).tolist()]
+    columns = {name: [row[name] for row in rows] for name in NAMES}
+    kinds = {"size": "FP64", "rooms": "INT64", "city": "BYTES", "kind": "BYTES"}
+    tensors = [{"name": name, "shape": [8_000], "datatype": kinds[name], "data": columns[name]} for name in NAMES]
+
+    ours = up.predict(*rows).json["predictions"]
+    mlflow = up.post("/invocations", {"inputs": columns}).json["predictions"]
+    oip = up.post("/v2/models/shop/infer", {"inputs": tensors}).json["outputs"][0]["data"]
+
+    assert len(ours) == 8_000
+    assert mlflow == ours
+    assert oip == ours
+
+
 # -- Open Inference Protocol --------------------------------------------------------------------------------------------
 
 

@@ -74,6 +74,45 @@ def test_each_row_has_an_id_of_its_own_that_tells_when_it_was(up):
     assert all(before_ms <= UUID(one).int >> 80 <= after_ms for one in ids)
 
 
+def test_a_large_request_is_answered_row_by_row_as_a_small_one(up, logged):
+    sizes = np.linspace(1.0, 5.0, 6_000).round(3).tolist()
+    rows = [ROW | {"size": size, "id": at} for at, size in enumerate(sizes)]
+    rows[4_321]["city"] = "faro"
+
+    got = up.predict(*rows)
+
+    alone = [up.predict(rows[at]).json["predictions"][0] for at in (0, 4_321, 5_999)]
+    assert got.status == 200
+    assert [got.json["predictions"][at] for at in (0, 4_321, 5_999)] == pytest.approx(alone, rel=1e-12)
+    assert got.json["predictions"] == sorted(got.json["predictions"])
+    assert [(one["row"], one["fault"]) for one in got.json["flags"]] == [(4_321, "category")]
+    assert len(set(got.json["ids"])) == 6_000
+    written = logged(got.json["ids"])
+    assert written["size"].tolist() == sizes
+    assert written["answer"].tolist() == got.json["predictions"]
+    assert written["flags"].notna().tolist() == [at == 4_321 for at in range(6_000)]
+
+
+def test_a_bad_row_in_a_large_request_is_named_and_nothing_is_predicted(up):
+    rows = [dict(ROW) for _ in range(6_000)]
+    rows[5_555]["size"] = "40"
+
+    got = up.predict(*rows)
+
+    assert (got.status, got.errors["size"]["row"], got.errors["size"]["fault"]) == (422, 5_555, "type")
+
+
+def test_small_requests_are_answered_while_a_large_one_is(up):
+    with ThreadPoolExecutor(1) as pool:
+        large = pool.submit(up.predict, *[ROW] * 50_000)
+        small = []
+        while not large.done():
+            small.append(up.predict(ROW).status)
+
+    assert (large.result().status, set(small)) == (200, {200})
+    assert len(small) >= 3
+
+
 # -- traffic ------------------------------------------------------------------------------------------------------------
 
 

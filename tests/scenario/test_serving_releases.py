@@ -391,13 +391,14 @@ def test_kill_9_of_the_server_loses_nothing_that_was_answered(served):
 
 
 def test_a_server_that_is_told_to_end_answers_what_is_under_way(served):
-    with serving(served.store_path) as server, ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(server.predict, ROW | {"note": "slow"})
-        until(lambda: server.metric("http_server_active_requests") >= 2, "a request under way")
+    with serving(served.store_path, "--lanes", "2") as server, ThreadPoolExecutor(2) as pool:
+        assert len(server.lanes()) == 2
+        slow = [pool.submit(server.predict, ROW | {"note": "slow"}) for _ in range(2)]
+        until(lambda: server.metric("http_server_active_requests") >= 3, "two requests under way")
 
         code = server.end(signal.SIGTERM)
 
-        assert slow.result().status == 200
+        assert [one.result().status for one in slow] == [200, 200]
         assert code == 0
         with pytest.raises(OSError):
             server.predict(ROW)

@@ -105,8 +105,14 @@ def misfits(sig: Signature, schema: Schema) -> list[Misfit]:
 
 def _may_fit(got: str, wanted: str) -> bool:
     numbers = (*_FLOATS, *_WHOLE)
-    open_ = "null" in {got, wanted}
-    return open_ or got == wanted or settled(got, wanted) == wanted or (got in numbers and wanted in numbers)
+    if wanted.startswith("list<") and got.startswith("list<") and list_item(got)[0] == list_item(wanted)[0]:
+        return True  # of any length: that is looked at row by row
+    return (
+        "null" in {got, wanted}
+        or got == wanted
+        or settled(got, wanted) == wanted
+        or (got in numbers and wanted in numbers)
+    )
 
 
 def inspect(sig: Signature, columns: Mapping[str, Column], n: int) -> Inspected:
@@ -162,6 +168,8 @@ def _fitted(column: Column, wanted: str) -> tuple[Column, NDArray[np.bool_] | No
             with np.errstate(over="ignore"):  # what float32 can't hold is infinite then, and outside of any range
                 return Column(type=wanted, values=values.astype(wanted, copy=False), valid=valid), None
         return _whole_of_floats(values, valid, wanted)
+    if wanted.startswith("list<") and column.type != wanted:
+        return _of_size(column, wanted)
     if column.type == wanted or column.type not in _WHOLE:
         return Column(type=wanted, values=values, valid=valid), None
     if wanted in _FLOATS:
@@ -186,6 +194,13 @@ def _whole_of_floats(
     whole = np.where(fits & valid, values, 0.0).astype(wanted)
     column, unfit = _without(whole, valid, ~fits & valid & ~infinite, wanted)
     return Column(type=wanted, values=whole, valid=column.valid & ~infinite), unfit
+
+
+def _of_size(column: Column, wanted: str) -> tuple[Column, NDArray[np.bool_] | None]:
+    _, size = list_item(wanted)
+    pairs = zip(column.values.tolist(), column.valid.tolist(), strict=True)
+    other = [there and size is not None and len(items) != size for items, there in pairs]
+    return _without(column.values, column.valid, np.array(other, np.bool_), wanted)
 
 
 def _without(

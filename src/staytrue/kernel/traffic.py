@@ -168,7 +168,7 @@ class Tallies:
         """The same sums in the coarser groups of only these columns.
 
         Raises:
-            InvalidInput: ST706, not one of the columns that these groups are made by.
+            InvalidInput: ST716, not one of the columns that these groups are made by.
 
         Example:
             >>> both = tally({"arm": ["a", "b"], "day": ["1", "1"]}, weight=[1, 1], losses=[1.0, 2.0])
@@ -178,7 +178,7 @@ class Tallies:
         for name in by:
             if name not in self.by:
                 raise InvalidInput(
-                    "ST706", f"Can't group by {name!r}; these tallies know {', '.join(self.by)}.", name=name
+                    "ST716", f"Can't group by {name!r}; these tallies know {', '.join(self.by)}.", name=name
                 )
         places = [self.by.index(name) for name in by]
         coarser: dict[tuple[str, ...], Tally] = {}
@@ -200,7 +200,7 @@ class Tallies:
         """The tallies that `document()` wrote.
 
         Raises:
-            InvalidInput: ST707, it is not such a document.
+            InvalidInput: ST717, it is not such a document.
         """
         try:
             groups = {
@@ -209,7 +209,7 @@ class Tallies:
             }
             return cls(by=tuple(document["by"]), groups=groups)
         except (KeyError, TypeError, ValueError) as exc:
-            raise InvalidInput("ST707", f"Can't read tallies from this document: {exc}.", cause=str(exc)) from exc
+            raise InvalidInput("ST717", f"Can't read tallies from this document: {exc}.", cause=str(exc)) from exc
 
 
 _SUMS = ("weight", "labelled_weight", "loss", "loss_squares")
@@ -223,7 +223,7 @@ def tally(groups: Mapping[str, Sequence[str] | NDArray[Any]], *, weight: ArrayLi
         weight: (n,) above 0. losses: (n,), NaN where there is no label.
 
     Raises:
-        InvalidInput: ST708, a weight that is not a number above 0, a loss beyond 1e150 (its square has to be a float too),
+        InvalidInput: ST718, a weight that is not a number above 0, a loss beyond 1e150 (its square has to be a float too),
             or columns of different lengths.
 
     Example:
@@ -233,10 +233,10 @@ def tally(groups: Mapping[str, Sequence[str] | NDArray[Any]], *, weight: ArrayLi
     weights, found = np.asarray(weight, np.float64), np.asarray(losses, np.float64)
     columns = [np.asarray(values, dtype=object) for values in groups.values()]
     if {len(column) for column in columns} | {len(weights)} != {len(found)}:
-        raise InvalidInput("ST708", f"Can't tally columns of other lengths than {len(found)} losses.", rows=len(found))
+        raise InvalidInput("ST718", f"Can't tally columns of other lengths than {len(found)} losses.", rows=len(found))
     if not ((weights > 0) & np.isfinite(weights)).all() or (np.abs(found) > _LARGEST_LOSS).any():
         raise InvalidInput(
-            "ST708",
+            "ST718",
             f"Can't tally a weight that is not a number above 0, or a loss beyond {_LARGEST_LOSS:g}.",
             rows=len(found),
         )
@@ -263,12 +263,12 @@ def merge(*shards: Tallies) -> Tallies:
     """All rows together, exact, in any order and grouping. Shards must not share rows.
 
     Raises:
-        InvalidInput: ST709, they are grouped by different columns, or there are none.
+        InvalidInput: ST719, they are grouped by different columns, or there are none.
     """
     kinds = {shard.by for shard in shards}
     if len(kinds) != 1:
         raise InvalidInput(
-            "ST709",
+            "ST719",
             f"Can't merge tallies by {' and by '.join(map(str, sorted(kinds))) or 'nothing'}; expected one grouping.",
             by=[list(kind) for kind in sorted(kinds)],
         )

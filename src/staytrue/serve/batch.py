@@ -48,7 +48,7 @@ class Request:
         rows: the rows as structs of the release's schema, or, of a large request,
         packed: how many rows each of its chunks has, and the packed block of each.
         flags: what was flagged already; None: nobody has looked at the values yet.
-        deadline_s: on the loop's clock; nobody wants the answer any more after it.
+        deadline_s: on the loop's clock; its turn has to begin by then, or nobody wants the answer any more.
         answered: where the answer goes.
         piece: called with each piece of an answer that is streamed.
     """
@@ -167,6 +167,10 @@ class Queue:
         if self._large:
             wait_s += -(-self._small_rows // together) * self.pace.seconds(self.chunk_rows)
         return wait_s / self._at_once
+
+    def turn_s(self) -> float:
+        """How long the answer takes, once it is the turn of who comes now."""
+        return self.pace.seconds(min(self._small_rows + 1, self._together()))
 
     def has_room(self, rows: int, *, large: bool = False) -> bool:
         """Whether so many rows more may wait; one request always may, however large. `large`: it comes in chunks."""

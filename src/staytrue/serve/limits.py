@@ -18,7 +18,7 @@ class ServerLimits:
         rows: of one request.
         queue_rows: that wait for one release, in small requests and again in large ones; beyond it 503.
         shadow_rows: that wait for a shadow; beyond it they are left out.
-        deadline_s: who would wait longer is told so at once, and who has waited longer is not answered any more.
+        deadline_s: who would be answered later is told so at once, and who has waited longer is not answered any more.
         hang_s: a predict function that takes longer is given up, and its process replaced (not of async ones).
         head_s, request_s: from a request's first byte to the end of its head, and to its last byte; beyond it closed.
         idle_s: how long a connection may stay open between two requests.

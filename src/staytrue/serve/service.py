@@ -32,6 +32,8 @@ Body: TypeAlias = bytes | list[bytes]
 
 IDS_AT_ONCE: Final = 2_000
 _LAG_S: Final = 0.5
+_ADMITTED: Final = 0.9
+"""Who is let in should be answered, so a part of the deadline is kept for what nobody could foresee."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -192,7 +194,10 @@ class Service:
         champion = self.router.table.champion
         if champion is None:
             return NOT_READY
-        if champion.queue.wait_s() > self.limits.deadline_s:
+        queue, deadline_s = champion.queue, self.limits.deadline_s
+        # What is under way has to end before, and his own turn takes its time too. But a deadline shorter than a turn is
+        # about the wait only: somebody has to be answered, or nobody would learn that it is quick again.
+        if queue.rows and queue.wait_s() + min(2 * queue.turn_s(), deadline_s / 2) > _ADMITTED * deadline_s:
             self.metrics.shed.labels("deadline").inc()
             return BUSY
         return champion
@@ -254,12 +259,15 @@ class Service:
     def request(self, share: Share, first_id: bytes, at: int, flags: list[Flag] | None) -> Request:
         """The request that asks a release for its share."""
         answered: asyncio.Future[Reply | Problem] = self._loop.create_future()
+        queue, wait_s = share.by.queue, self.limits.deadline_s
+        if queue.rows:
+            wait_s -= min(queue.turn_s(), wait_s / 2)
         return Request(
             id=first_id,
             at=at,
             size=share.size,
             rows=share.rows,
-            deadline_s=self._loop.time() + self.limits.deadline_s,
+            deadline_s=self._loop.time() + wait_s,
             answered=answered,
             arm=share.arm,
             flags=flags,

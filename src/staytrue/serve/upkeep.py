@@ -13,15 +13,14 @@ from typing import Final
 
 from staytrue.engines.guard import DETACHED, Guard
 from staytrue.engines.process import environment
-from staytrue.store.segment import Kind, closed_segments, traffic_folder
+from staytrue.store.segment import backlog_bytes
 
 __all__ = ["Upkeep"]
 
 _LOOK_S: Final = 20.0
-_EVERY_S: Final = 600.0
+_EVERY_S: Final = 3600.0
 _BYTES: Final = 64 << 20
 """Closed segments are compacted when there are so many bytes of them, or when the last time is so long ago."""
-_KINDS: Final[tuple[Kind, ...]] = ("predictions", "labels")
 
 
 class Upkeep:
@@ -65,9 +64,5 @@ class Upkeep:
             self._say(f"Compacting the traffic of {self._app} failed (exit code {code}); it is tried again later.")
 
     def _is_due(self) -> bool:
-        size = 0
-        for kind in _KINDS:
-            for path in closed_segments(traffic_folder(self._root, self._app, kind)):
-                with contextlib.suppress(FileNotFoundError):
-                    size += path.stat().st_size
+        size = backlog_bytes(self._root, self._app)
         return size >= _BYTES or (size > 0 and time.monotonic() - self._done_s >= _EVERY_S)

@@ -151,8 +151,7 @@ class _Worker:
         }
         writer = SegmentWriter(traffic_folder(self._store_path, answerer.app.name, "predictions"), header)
         durable = answerer.app.settings.durable
-        if not durable:
-            Syncer(writer)
+        Syncer(writer)  # of a durable lane it only closes a segment that grew old
         with contextlib.suppress(StaytrueError), writer:  # what can't be synced at the very end was not promised to be
             run_lane(sock, answerer, Log(writer=writer, durable=durable))
 

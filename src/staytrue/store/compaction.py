@@ -78,7 +78,7 @@ def compact(store: Store, app: str, now: datetime, *, set_bytes: int = _SET_BYTE
         set_bytes: segments of about so many bytes are read, recorded and deleted together.
 
     Raises:
-        Unavailable: ST402, ST403 the disk, ST410 to ST419 the ledger.    Corrupt: ST702, a segment is no traffic.
+        Unavailable: ST402, ST403 the disk, ST410 to ST419 the ledger.    Corrupt: ST712, a segment is no traffic.
     """
     done = Compaction()
     with _alone(traffic_folder(store.root, app, "labels").parent) as alone:

@@ -45,7 +45,7 @@ class Labels:
         """Returns once all of these are on disk.
 
         Raises:
-            InvalidInput: ST703, a label without target or with two, or one that can't be kept; then none of them is.
+            InvalidInput: ST713, a label without target or with two, or one that can't be kept; then none of them is.
             Unavailable: ST402, ST403, the disk refused. They may be there or not: give the same ones again, since one
                 that is there already is no second one.
         """
@@ -70,7 +70,7 @@ def _packed(labels: Sequence[Label]) -> bytes:
     try:
         return pack_labels(labels)
     except (OverflowError, TypeError) as exc:
-        raise InvalidInput("ST703", f"Can't keep these labels: {exc}. Whole numbers have at most 64 bits.") from exc
+        raise InvalidInput("ST713", f"Can't keep these labels: {exc}. Whole numbers have at most 64 bits.") from exc
 
 
 def _check(position: int, label: Label) -> None:
@@ -87,4 +87,4 @@ def _check(position: int, label: Label) -> None:
         except InvalidInput as exc:
             wrong = f"its value is not JSON: {exc}"
     if wrong is not None:
-        raise InvalidInput("ST703", f"Can't keep label {position}: {wrong}.", position=position)
+        raise InvalidInput("ST713", f"Can't keep label {position}: {wrong}.", position=position)

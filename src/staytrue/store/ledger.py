@@ -31,7 +31,7 @@ from staytrue.store.chain import (
     where,
 )
 from staytrue.store.database import Database
-from staytrue.store.durable import disk, make_directory
+from staytrue.store.durable import disk, make_directory, sync_directory
 from staytrue.store.event import LIVE, Entry, Event, Ref, Role, RoleChange, RoleName, StoredRef, utc
 from staytrue.store.migrations import LATEST, migrate_once, schema_version
 
@@ -85,8 +85,10 @@ class Ledger:
             InvalidInput: ST413 a newer staytrue wrote it, ST420 not a database we know.
             Unavailable: ST410 locked, ST411 disk full or failing, ST419 no answer.    Corrupt: ST412 damaged.
         """
+        new_in: Path | None = None
         if isinstance(path_or_url, Path) or "://" not in path_or_url:
             path = Path(path_or_url).absolute()
+            new_in = None if path.exists() else path.parent
             with disk(f"make the folder of the ledger {str(path)!r}"):
                 make_directory(path.parent)
             ledger = cls(URL.create("sqlite", database=str(path)))
@@ -94,6 +96,10 @@ class Ledger:
             ledger = cls(path_or_url)
         try:
             ledger._migrate()
+            if new_in is not None:
+                # SQLite does this too, but takes a refusal for well: what is acknowledged would hang on a name not kept.
+                with disk(f"keep the name of the ledger in {str(new_in)!r}"):
+                    sync_directory(new_in)
         except StaytrueError:
             ledger.close()
             raise

@@ -131,7 +131,7 @@ def prediction_rows(segment: Segment) -> Iterator[tuple[str, frames.Rows]]:
     numbers, else canonical JSON text), then the logged ones.
 
     Raises:
-        Corrupt: ST702, a record has the right CRC and is no batch of predictions.
+        Corrupt: ST712, a record has the right CRC and is no batch of predictions.
     """
     if segment.header is None:
         return
@@ -176,7 +176,7 @@ def moments(segment: Segment) -> set[int]:
     """When the batches in a segment were admitted, microseconds since 1970 UTC; read without their rows.
 
     Raises:
-        Corrupt: ST702, as `prediction_rows`.
+        Corrupt: ST712, as `prediction_rows`.
     """
     try:
         return {_MOMENT.decode(_body(payload)[0])[1] for payload in segment.payloads}
@@ -308,7 +308,7 @@ def label_rows(found: Sequence[Segment]) -> frames.Rows:
     """The labels in these segments, in the order in which they came (see `LABEL_SCHEMA`); repeated ones are repeated.
 
     Raises:
-        Corrupt: ST702, a record has the right CRC and holds no labels.
+        Corrupt: ST712, a record has the right CRC and holds no labels.
     """
     labels: list[Label] = []
     for segment in found:
@@ -351,7 +351,7 @@ def _number(value: Any) -> float:
 
 def _unreadable(segment: Segment, what: str, exc: Exception) -> Corrupt:
     return Corrupt(
-        "ST702",
+        "ST712",
         f"Can't read {what} from the segment {segment.path.name}: {exc}. Run `staytrue verify`; keep the file.",
         segment=segment.path.name,
         cause=str(exc),

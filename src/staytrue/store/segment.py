@@ -478,7 +478,7 @@ def read_segment(path: Path) -> Segment:
 
     Raises:
         FileNotFoundError: it was compacted meanwhile.    Unavailable: ST403 the disk refuses.
-        InvalidInput: ST701, a newer staytrue wrote it.
+        InvalidInput: ST711, a newer staytrue wrote it.
     """
     try:
         with disk(f"read the segment {path.name}"):
@@ -612,5 +612,5 @@ def _header(payload: memoryview, path: Path) -> dict[str, Any] | None:
             f"Can't read the segment {path.name}: format and layout are {known}, this staytrue knows {(FORMAT, LAYOUT)}. "
             "A newer staytrue wrote it: install that one (`pip install --upgrade staytrue`)."
         )
-        raise InvalidInput("ST701", message, segment=path.name, format=known[0], layout=known[1])
+        raise InvalidInput("ST711", message, segment=path.name, format=known[0], layout=known[1])
     return header

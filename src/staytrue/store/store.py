@@ -255,13 +255,13 @@ class Store:
             known_by: labels that arrived before it count; left out: `until`, or all there are.
 
         Raises:
-            InvalidInput: ST700, a time without a time zone; ST472.    NotFound: ST471.
+            InvalidInput: ST710, a time without a time zone; ST472.    NotFound: ST471.
         """
         times = {"since": since, "until": until, "known_by": known_by}
         for name, time in times.items():
             if time is not None and time.tzinfo is None:
                 raise InvalidInput(
-                    "ST700", f"Can't read traffic: {name}={time} has no time zone; give UTC.", field=name
+                    "ST710", f"Can't read traffic: {name}={time} has no time zone; give UTC.", field=name
                 )
         return Traffic(
             objects=self.objects,

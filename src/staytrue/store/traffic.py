@@ -127,7 +127,7 @@ class Traffic:
         All have the same columns, but answers (and labels) are numbers on a day on which all of them are.
 
         Raises:
-            Corrupt: ST702 a segment, ST209 or ST406 an object.    Unavailable: ST704, the disk refuses or the files
+            Corrupt: ST712 a segment, ST209 or ST406 an object.    Unavailable: ST714, the disk refuses or the files
             change faster than they can be read.
         """
         reading = self._began()
@@ -202,7 +202,7 @@ class Traffic:
 
     def _restless(self) -> Unavailable:
         message = f"Can't read the traffic of {self.app}: its files changed {_ATTEMPTS} times meanwhile. Try again."
-        return Unavailable("ST704", message, app=self.app, attempts=_ATTEMPTS)
+        return Unavailable("ST714", message, app=self.app, attempts=_ATTEMPTS)
 
 
 # -- one reading ------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_tallies_survive_json():
 
 @pytest.mark.parametrize("document", [{}, {"by": ["a"], "groups": [[["x"], 1, 1, "1"]]}, {"by": [], "groups": [5]}])
 def test_what_is_no_document_of_tallies_is_refused(document):
-    with pytest.raises(InvalidInput, match="ST707"):
+    with pytest.raises(InvalidInput, match="ST717"):
         Tallies.from_document(document)
 
 
@@ -92,16 +92,16 @@ def test_what_is_no_document_of_tallies_is_refused(document):
     [([0.0], [1.0]), ([-1.0], [1.0]), ([np.inf], [1.0]), ([1.0], [np.inf]), ([1.0], [1e200]), ([1.0, 1.0], [1.0])],
 )
 def test_numbers_that_would_spoil_a_sum_are_refused(weight, losses):
-    with pytest.raises(InvalidInput, match="ST708"):
+    with pytest.raises(InvalidInput, match="ST718"):
         tally({"arm": ["a"]}, weight=weight, losses=losses)
 
 
 def test_tallies_of_other_groups_do_not_merge():
     by_arm, by_day = (tally({name: ["a"]}, weight=[1], losses=[1.0]) for name in ("arm", "day"))
 
-    with pytest.raises(InvalidInput, match="ST709"):
+    with pytest.raises(InvalidInput, match="ST719"):
         merge(by_arm, by_day)
-    with pytest.raises(InvalidInput, match="ST709"):
+    with pytest.raises(InvalidInput, match="ST719"):
         merge()
-    with pytest.raises(InvalidInput, match="ST706"):
+    with pytest.raises(InvalidInput, match="ST716"):
         by_arm.over("day")

@@ -220,7 +220,7 @@ def test_nothing_served_is_an_empty_table_with_the_usual_columns(store):
 
 
 def test_times_without_a_zone_and_unknown_apps_are_refused(store):
-    with pytest.raises(InvalidInput, match="ST700"):
+    with pytest.raises(InvalidInput, match="ST710"):
         store.traffic(datetime(2026, 3, 1))
     with pytest.raises(NotFound, match="ST471"):
         store.traffic(app="other")
@@ -339,7 +339,7 @@ def test_labels_that_are_not_all_numbers_are_json(two):
     ],
 )  # fmt: skip
 def test_a_label_that_can_not_be_kept_is_refused_and_none_beside_it_is_kept(two, bad):
-    with Labels(two.root, APP) as writer, pytest.raises(InvalidInput, match="ST703"):
+    with Labels(two.root, APP) as writer, pytest.raises(InvalidInput, match="ST713"):
         writer.add([label(1, key=0), bad])
 
     assert labels_of(two) == [None, None]
@@ -542,7 +542,7 @@ def test_a_segment_of_a_newer_staytrue_is_refused(tmp_path, newer):
     with SegmentWriter(tmp_path, {"kind": "labels", newer: 2}) as writer:
         writer.write(b"x")
 
-    with pytest.raises(InvalidInput, match="ST701"):
+    with pytest.raises(InvalidInput, match="ST711"):
         read_segment(segments(tmp_path)[0])
 
 
@@ -550,7 +550,7 @@ def test_a_record_that_is_no_traffic_is_told_not_skipped(store):
     with log(store) as writer:
         writer.write(b"\x05\x00\x00\x00hello")
 
-    with pytest.raises(Corrupt, match="ST702"):
+    with pytest.raises(Corrupt, match="ST712"):
         store.traffic().to_arrow()
 
 
