@@ -156,10 +156,8 @@ def _fitted(column: Column, wanted: str) -> tuple[Column, NDArray[np.bool_] | No
     """The column in the wanted type, and which of its rows have a value that this type can't hold (None: none has)."""
     values, valid = column.values, column.valid
     if column.type == "null":
-        kind: Any = wanted if wanted in (*_FLOATS, *_WHOLE) else np.bool_ if wanted == "bool" else None
-        if kind is None:
-            kind = np.int64 if kind_of(wanted) == "time" else object
-        return Column(type=wanted, values=np.zeros(len(valid), kind), valid=valid), None
+        numbers: Mapping[str, Any] = {"number": wanted, "bool": np.bool_, "time": np.int64}
+        return Column(type=wanted, values=np.zeros(len(valid), numbers.get(kind_of(wanted), object)), valid=valid), None
     if column.type in _FLOATS:
         # The largest of a column with a NaN is a NaN: most columns are done after one look.
         if len(values) and np.isnan(values.max()):
@@ -172,6 +170,11 @@ def _fitted(column: Column, wanted: str) -> tuple[Column, NDArray[np.bool_] | No
         return _of_size(column, wanted)
     if column.type == wanted or column.type not in _WHOLE:
         return Column(type=wanted, values=values, valid=valid), None
+    return _of_whole(column, wanted)
+
+
+def _of_whole(column: Column, wanted: str) -> tuple[Column, NDArray[np.bool_] | None]:
+    values, valid = column.values, column.valid
     if wanted in _FLOATS:
         unfit = values > _LARGEST_EXACT
         if column.type == "int64":

@@ -144,9 +144,7 @@ def appended(rows: Rows, beside: Rows) -> Rows:
     return rows
 
 
-def write_parquet_file(
-    path: Path, batches: Iterator[Rows], *, metadata: Mapping[str, str] | None = None, mode: int = 0o666
-) -> int:
+def write_parquet_file(path: Path, batches: Iterator[Rows], *, metadata: Mapping[str, str] | None = None) -> int:
     """Writes a file that is on disk, under its name, when this returns; how many rows it has. At least one batch.
 
     It is written to `path` with `.tmp` behind it and renamed, so a reader finds all of it or none.
@@ -155,37 +153,50 @@ def write_parquet_file(
         Unavailable: ST402, ST403.
     """
     temporary = path.with_name(f"{path.name}.tmp")
-    doing = f"write {path}"
-    rows = 0
-    with disk(doing):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with disk(doing), io.FileIO(descriptor, "w") as file:
-        sink = _Sink(file)
-        first = next(batches)
-
-        def counted() -> Iterator[ac.RecordBatch]:
-            nonlocal rows
-            following: Rows | None = first
-            while following is not None and sink.error is None:
-                rows += following.num_rows
-                yield from following.to_batches()
-                following = next(batches, None)
-
-        # An error in `counted` comes out of the library as its text alone; so it is kept here.
-        source = _Kept(counted())
+    with disk(f"write {path}"):
         try:
-            reader = ac.RecordBatchReader.from_batches(_bare(first.schema), source)
-            noted = dict(metadata or {}) or None
-            arro3.io.write_parquet(reader, cast("IO[bytes]", sink), compression="zstd(1)", key_value_metadata=noted)
-        except Exception:
-            if source.error is not None:
-                raise source.error from None
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            with io.FileIO(descriptor, "w") as file:
+                rows = _write(file, batches, metadata or {})
+                sync_file(descriptor)
+        except BaseException:
+            # On a disk that is full half a file is in the way.
+            temporary.unlink(missing_ok=True)
             raise
-        if sink.error is not None:
-            raise sink.error
-        sync_file(file.fileno())
         temporary.rename(path)
         sync_directory(path.parent)
+    return rows
+
+
+def _write(file: io.FileIO, batches: Iterator[Rows], metadata: Mapping[str, str]) -> int:
+    sink = _Sink(file)
+    first = next(batches)
+    rows = 0
+
+    def counted() -> Iterator[ac.RecordBatch]:
+        nonlocal rows
+        following: Rows | None = first
+        while following is not None and sink.error is None:
+            rows += following.num_rows
+            yield from following.to_batches()
+            following = next(batches, None)
+
+    # An error in `counted` comes out of the library as its text alone; so it is kept here.
+    source = _Kept(counted())
+    reader = ac.RecordBatchReader.from_batches(_bare(first.schema), source)
+    try:
+        arro3.io.write_parquet(
+            reader,
+            cast("IO[bytes]", sink),
+            compression="zstd(1)",
+            key_value_metadata=dict(metadata) or None,
+        )
+    except Exception:
+        if source.error is not None:
+            raise source.error from None
+        raise
+    if sink.error is not None:
+        raise sink.error
     return rows
 
 
