@@ -41,6 +41,7 @@ def test_every_metric_is_there_with_the_type_and_a_sentence():
         "staytrue_flagged_rows": "counter",
         "staytrue_unlogged_rows": "counter",
         "staytrue_shadow_dropped": "counter",
+        "staytrue_challenger_failed": "counter",
         "staytrue_swaps": "counter",
         "staytrue_worker_restarts": "counter",
         "staytrue_loop_lag_seconds": "gauge",
