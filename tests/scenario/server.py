@@ -304,7 +304,18 @@ def post(path: str, body: Any, **headers: str) -> bytes:
 def serving(store_path: Path, *arguments: str, token: str = "", trust: Path | None = None) -> Iterator[Server]:
     """`staytrue up` on a free port, once it answers; ended afterwards."""
     out_path, stderr_path = store_path.parent / "up.out", store_path.parent / "up.err"
-    command = [sys.executable, "-m", "staytrue", "up", "--store", str(store_path), "--port", "0", "--json", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "staytrue",
+        "up",
+        "--store",
+        str(store_path),
+        "--port",
+        "0",
+        "--json",
+        *arguments,
+    ]  # the last one given holds
     with out_path.open("wb") as out, stderr_path.open("wb") as stderr:
         process = subprocess.Popen(
             command, stdout=out, stderr=stderr, stdin=subprocess.DEVNULL, env={**os.environ, "NO_COLOR": "1"}

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import shutil
 import socket
 import subprocess
+import threading
+import time
+from contextlib import closing
 
 import pytest
-from server import ROW, serving, until
+from server import PATIENCE_S, ROW, serving, until
 
 from staytrue.serve.routes import ROUTES
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what is refused, or served with TLS and tokens
+PREDICT = json.dumps({"rows": [ROW]})
 
 
 def made_token(shop, name, *scopes):
@@ -98,6 +104,41 @@ def test_behind_a_proxy_a_token_is_needed_on_loopback_too(served):
     refused = served.run("up", "--behind-proxy", "--port", "0")
 
     assert (refused.code, refused.document["code"]) == (1, "ST720")
+
+
+def test_a_server_that_is_not_ready_yet_says_so_and_when_to_come_again(served):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = []
+
+    def ask():
+        with contextlib.suppress(OSError), closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as asking:
+            for method, path, body in (
+                ("GET", "/healthz", None),
+                ("GET", "/readyz", None),
+                ("POST", "/predict", PREDICT),
+            ):
+                asking.request(method, path, body)
+                got = asking.getresponse()
+                told.append((path, got.status, got.getheader("retry-after"), got.read()))
+
+    def ask_until_ready():
+        while not [one for one in told if one[:2] == ("/readyz", 200)]:
+            ask()
+            time.sleep(0.01)
+
+    asking = threading.Thread(target=ask_until_ready, daemon=True)
+    asking.start()
+    with serving(served.store_path, "--port", str(port)):
+        asking.join(PATIENCE_S)
+
+    before = [one for one in told if one[1] == 503]
+    assert {path for path, *_ in before} == {"/readyz", "/predict"}
+    assert {json.loads(body)["code"] for path, _, _, body in before if path == "/predict"} == {"ST765"}
+    assert {after for path, _, after, _ in before if path == "/predict"} == {"1"}
+    assert {status for path, status, *_ in told if path == "/healthz"} == {200}
+    assert {status for _, status, *_ in told} == {200, 503}
 
 
 def test_two_servers_on_one_port_are_one_too_many(served, staytrue):

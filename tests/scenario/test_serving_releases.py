@@ -203,6 +203,9 @@ def test_a_canary_answers_its_share_of_the_keys_and_always_the_same_ones(street)
     assert 5 < expected.count(challenger) < 35
     assert [got.json["releases"] for got in asked] == [expected] * 3
     assert [value > 500 for value in asked[0].json["predictions"]] == [one == challenger for one in expected]
+    # A large request is the champion's alone.
+    large = street.server.predict(*[ROW | {"id": at, "note": "n" * 40} for at in range(2_000)])
+    assert (large.status, large.release, "releases" in large.json) == (200, champion, False)
     logged = street.traffic(asked[0].json["ids"])
     logged = logged[logged["arm"] != "shadow"]
     assert len(logged) == 40
