@@ -95,6 +95,8 @@ class Supervisor:
         self.logs_all = False
         """Whether every row is logged, whatever the app's policy says: somebody is on trial."""
         self._seq = 0
+        self._together = 1
+        """Requests in the newest batch."""
         self._planned = False
         self._closing = False
         self._drained: asyncio.Event | None = None
@@ -235,7 +237,8 @@ class Supervisor:
             request.settle(_ENDING)
             return
         self.queue.put(request)
-        if alone and not self._planned:
+        # After a batch of many, the first to ask again is alone for a moment only: the others are about to follow.
+        if alone and self._together == 1 and not self._planned:
             self._pump()
         else:
             self._plan()
@@ -275,6 +278,7 @@ class Supervisor:
         return batch
 
     def _send(self, lane: _Lane, batch: Batch) -> None:
+        self._together = len(batch.chunks)
         self._seq += 1
         first = batch.chunks[0].request
         share = 1.0 if self.logs_all or batch.arm != "champion" else self.facts.log
