@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +28,7 @@ from staytrue.serve.handshake import Facts
 from staytrue.serve.scorer import Scorer
 from staytrue.store import frames
 from staytrue.store.block import Layout
+from staytrue.store.event import Entry
 from staytrue.store.frames import Rows
 from staytrue.store.parquet import ParquetFile, appended, open_parquet, read_batches
 from staytrue.store.pieces import ANSWER, REFUSED, Pieces
@@ -121,17 +123,15 @@ def score(
         "release": release.id,
         "keep": kept.asked,
     }
-    pieces = Pieces(out, manifest, restart=options.restart)
-    try:
+    with Pieces(out, manifest, restart=options.restart) as pieces:
         before = file.rows if pieces.finished else pieces.done
         if not pieces.finished:
             threads = options.threads or max(1, (os.cpu_count() or 1) // options.lanes)
             with Scorer(store.root, release.id, lanes=options.lanes, threads=threads) as scorer:
                 _Run(file, pieces, scorer, kept, options, moved).go()
         tally = _Tally.of(pieces.note)
+        _record(store, pieces.note, file, out)
         pieces.clear()
-    finally:
-        pieces.close()
     return Scored(
         release=release.id,
         out=out,
@@ -143,6 +143,30 @@ def score(
         ignored=pieces.note["ignored"],
         as_json=tally.as_json,
     )
+
+
+def _record(store: Store, note: Mapping[str, Any], file: ParquetFile, out: Path) -> None:
+    """That it was done, once, on a timeline of its own: rows scored here are no traffic, the output is their record."""
+    now = datetime.now(UTC)
+    entry = Entry(
+        app=note["app"],
+        timeline="scoring",
+        key=note["run"],
+        at=now,
+        kind="scored",
+        sentence=f"Release {note['release'][:8]} scored {file.rows:,} rows of {file.path.name}"
+        + (f" and refused {note['refused_rows']:,} of them." if note["refused_rows"] else "."),
+        body={
+            "release": note["release"],
+            "input": note["input"],
+            "out": str(out.resolve()),
+            "rows": file.rows,
+            "refused_rows": note["refused_rows"],
+            "refused": note["refused"],
+            "flagged": note["flagged"],
+        },
+    )
+    store.ledger.append([entry], recorded_at=now)
 
 
 def _check_places(source: Path, out: Path) -> None:

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
 import numpy as np
 
@@ -41,7 +41,7 @@ _JOINED_ROWS: Final = 65_536
 
 
 class Pieces:
-    """The folder of one output, locked for this process until `close`.
+    """The folder of one output, locked for this process until `close`, or the end of its `with`.
 
     Args:
         out: the file in the making.
@@ -70,6 +70,12 @@ class Pieces:
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _locked(self) -> IO[bytes]:
         with disk(f"make {self.folder}"):
