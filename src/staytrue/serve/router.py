@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import Final, NamedTuple
 
 from staytrue.engines.guard import Guard
-from staytrue.errors import StaytrueError
+from staytrue.errors import StaytrueError, Unavailable
 from staytrue.kernel.release import Digest
 from staytrue.kernel.rollout import in_canary
 from staytrue.serve.batch import Arm, Batch
@@ -255,9 +255,10 @@ class Router:
         supervisor = Supervisor(self._store.root, release, limits=self._limits, guard=self._guard, watcher=self)
         try:
             await supervisor.start()
-        except StaytrueError as exc:
+        except Exception as exc:  # noqa: BLE001 - a task that dies without a word would be an outage without a reason
             self._failed[release] = time.monotonic()
-            await asyncio.to_thread(self._note_failure, release, exc)
+            ours = exc if isinstance(exc, StaytrueError) else Unavailable("ST777", f"{type(exc).__name__}: {exc}")
+            await asyncio.to_thread(self._note_failure, release, ours)
         else:
             self._failed.pop(release, None)
             self._ready[release] = supervisor
