@@ -30,7 +30,7 @@ __all__ = ["arguments", "run"]
 
 PORT = 8484
 _GRACE_S = 10
-_SWEEP_S = 1.0
+_SWEEP_S = 0.5
 _OWN_DESCRIPTORS = 256
 _COLLECT = (5_000, 20, 50)
 """Often and little: a pause for garbage is a pause for every request."""

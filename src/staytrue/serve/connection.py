@@ -34,6 +34,8 @@ class Connection(HttpToolsProtocol):
         """Since when bytes of a request have been awaited; None while none are."""
         self.in_head = True
         self._head_bytes = 0
+        self._unread_bytes = 0
+        self._unread_since_s = 0.0
 
     def connection_made(self, transport: Any) -> None:
         """Begin to count the time."""
@@ -81,6 +83,14 @@ class Connection(HttpToolsProtocol):
         self.in_head = True
         super().on_message_complete()
 
+    def reads(self, now_s: float, within_s: float) -> bool:
+        """Whether the other end has taken all of its answers, or some of them lately. To be asked now and then."""
+        unread = self.transport.get_write_buffer_size()
+        if not unread or unread < self._unread_bytes or not self._unread_bytes:
+            self._unread_since_s = now_s
+        self._unread_bytes = unread
+        return now_s - self._unread_since_s <= within_s
+
     def turn_away(self, answer: bytes) -> None:
         """Say why, if that can still be said, and close."""
         if not self.transport.is_closing():
@@ -108,7 +118,7 @@ def reply(exchange: Any, head: bytes, body: bytes) -> bool:
 
 
 def sweep(connections: Any, limits: ServerLimits, now_s: float) -> int:
-    """Closes every connection that has been sending for too long; how many. To be called about once a second."""
+    """Closes every connection that has been sending, or not reading, for too long; how many. To be called every second."""
     late = [
         one
         for one in list(connections)
@@ -118,4 +128,8 @@ def sweep(connections: Any, limits: ServerLimits, now_s: float) -> int:
     ]
     for one in late:
         one.turn_away(_TOO_SLOW)
-    return len(late)
+    # Not `close`: that waits until everything is read.
+    deaf = [one for one in list(connections) if isinstance(one, Connection) and not one.reads(now_s, limits.request_s)]
+    for one in deaf:
+        one.transport.abort()
+    return len(late) + len(deaf)

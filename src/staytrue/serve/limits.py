@@ -20,7 +20,8 @@ class ServerLimits:
         shadow_rows: that wait for a shadow; beyond it they are left out.
         deadline_s: who would be answered later is told so at once, and who has waited longer is not answered any more.
         hang_s: a predict function that takes longer is given up, and its process replaced (not of async ones).
-        head_s, request_s: from a request's first byte to the end of its head, and to its last byte; beyond it closed.
+        head_s, request_s: from a request's first byte to the end of its head, and to its last byte; beyond it closed. request_s
+            also: how long an answer may lie there without a byte of it being read.
         idle_s: how long a connection may stay open between two requests.
         connections: at once; beyond it whoever has been sending for longest has to go.
     """
