@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from asker import apart
 from load import Load, Reply, ask, post
-from served import FIRST, SECOND, Judge, Kept, Up, predict, up
+from served import FIRST, SECOND, Judge, Kept, predict, up
 
 MIB = 1 << 20
 LONG = pytest.mark.fault_long
@@ -36,26 +33,13 @@ def whole(reply: Reply, rows: int) -> bool:
     return len(set(said["ids"])) == rows and said["predictions"] == [number + added for number in range(rows)]
 
 
-@contextmanager
-def asked_again_and_again(server: Up, request: bytes):
-    """This request all the time, one after the other, from a process of its own; the statuses, once it has ended."""
-    path = server.store.with_name("request")
-    path.write_bytes(request)
-    command = [sys.executable, str(Path(__file__).with_name("asker.py")), str(server.port), str(path)]
-    statuses: list[int] = []
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as asker:
-        # Once it has begun, its start takes no processor from what is measured.
-        statuses.append(int(asker.stdout.readline().split()[0]))
-        yield statuses
-        said, _ = asker.communicate()
-    statuses += [int(line.split()[0]) for line in said.splitlines()]
-
-
 @pytest.mark.parametrize(("rounds", "seconds"), [(1, 1.0), pytest.param(7, 8.0, marks=LONG)])
-def test_small_requests_beside_a_large_one_wait_hardly_longer(tmp_path, kept: Kept, rounds, seconds) -> None:
+def test_small_requests_beside_a_large_one_wait_hardly_longer(fast_disk, kept: Kept, rounds, seconds) -> None:
     judge, request = Judge.of(kept), large(40_000, 8 * MIB)
     alone_s, beside_s, answered = [], [], []
-    with up(kept.copied(tmp_path / "store")) as server:
+    path = fast_disk / "request"
+    path.write_bytes(request)
+    with up(kept.copied(fast_disk / "store")) as server:
         warm = ask(server.port, request, timeout_s=60)  # the process that reads large requests starts with the first
         for _ in range(rounds):
             with Load(server.port, predict, connections=8, at_most=200, rate=RATE, check=judge) as load:
@@ -63,13 +47,13 @@ def test_small_requests_beside_a_large_one_wait_hardly_longer(tmp_path, kept: Ke
                 time.sleep(seconds)  # a length of time is what is wanted
             alone_s.append(load.report)
             with (
-                asked_again_and_again(server, request) as statuses,
+                apart("again", server.port, path) as lines,
                 Load(server.port, predict, connections=8, at_most=200, rate=RATE, check=judge) as load,
             ):
                 load.wait_for(10)
                 time.sleep(seconds)
             beside_s.append(load.report)
-            answered += statuses
+            answered += [status for status, _ in lines]
 
     assert answered == [200] * len(answered)
     assert whole(warm, 40_000)
