@@ -17,6 +17,7 @@ from staytrue import testing
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="lanes are handed over Unix sockets")
 
+SLOW = pytest.mark.slow
 ROWS = 1_000
 
 
@@ -184,6 +185,20 @@ def test_whole_numbers_and_small_floats_do_for_floats(scored):
         assert written(scored)["prediction"] == pytest.approx(expected(scored, sales(size=size)))
 
 
+@pytest.mark.parametrize(
+    "form", ["dictionary", *(pytest.param(form, marks=SLOW) for form in ("large_string", "string_view"))]
+)
+def test_texts_may_come_in_any_of_their_forms(scored, form):
+    city = sales().column("city").combine_chunks()
+    made = city.dictionary_encode() if form == "dictionary" else city.cast(getattr(pa, form)())
+
+    said = scored(sales(city=made), "--keep", "city")
+
+    assert said.code == 0, said.err
+    assert said.document["flagged"] == {}
+    assert written(scored)["city"] == city.to_pylist()
+
+
 def test_any_release_scores_with_its_own_code(scored):
     old = scored.shop.champion()
     (scored.shop.folder / "app.py").write_text("raise SystemExit('broken')")
@@ -211,10 +226,10 @@ def app_of(scored):
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        ('(rows["size"] > 3).tolist()', "bool"),
-        ('[len(c) for c in rows["city"]]', "int64"),
+        pytest.param('(rows["size"] > 3).tolist()', "bool", marks=SLOW),
+        pytest.param('[len(c) for c in rows["city"]]', "int64", marks=SLOW),
         ('rows["city"]', "string"),
-        ('[[1.0, s] for s in rows["size"]]', "list<item: double>"),
+        pytest.param('[[1.0, s] for s in rows["size"]]', "list<item: double>", marks=SLOW),
         ('[{"rate": s} for s in rows["size"]]', "string"),
     ],
 )
@@ -257,7 +272,13 @@ def test_rows_that_kill_the_models_process_are_named_after_three_tries(scored, a
     assert (tmp_path / "tries").read_bytes() == b"xxx"
 
 
-def test_a_lane_that_dies_once_is_asked_again(scored, app_of, tmp_path):
+@pytest.mark.parametrize("forks", [True, pytest.param(False, marks=SLOW)])
+def test_a_lane_that_dies_once_is_asked_again(scored, app_of, tmp_path, forks):
+    if (
+        not forks
+    ):  # with a thread in it a process can't be forked, so the worker is the lane, and another one is started
+        waiting = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
+        scored.shop.edit("import numpy as np\n", f"import numpy as np\n{waiting}\n")
     mark = str(tmp_path / "died")
     app_of(
         f'[__import__("os").path.exists({mark!r}) or (open({mark!r}, "w"), __import__("os")._exit(1)) if rows["size"].iloc[0]'
@@ -266,7 +287,7 @@ def test_a_lane_that_dies_once_is_asked_again(scored, app_of, tmp_path):
     size = np.full(ROWS, 3.0)
     size[300] = 1.777
 
-    said = scored(sales(size=size))
+    said = scored(sales(size=size), "--lanes", "2")
 
     assert said.code == 0, said.err
     assert os.path.exists(mark)  # noqa: PTH110 - as the app does

@@ -49,6 +49,7 @@ class Scorer:
         self._starting = threading.Lock()
         self._closing = False
         self._workers: list[tuple[subprocess.Popen[bytes], socket.socket]] = []
+        self._taken: set[int] = set()
         self._lanes: set[socket.socket] = set()
         self._of_thread = threading.local()
         self._seq = itertools.count(1)
@@ -113,9 +114,11 @@ class Scorer:
         with theirs, self._starting:
             process, control = self._workers[-1]
             # A worker that does not fork is its own lane: it takes one socket, and ends with it.
-            if process.poll() is not None or (not self.facts.forks and self._lanes):
+            if not self._closing and (process.poll() is not None or process.pid in self._taken):
                 self._start()
                 process, control = self._workers[-1]
+            if not self.facts.forks:
+                self._taken.add(process.pid)
             hand_over(control, theirs)
             self._lanes.add(ours)
         self._of_thread.lane = ours

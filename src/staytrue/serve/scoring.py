@@ -297,6 +297,12 @@ class _Run:
         Raises:
             InvalidInput: ST783, columns that are missing, or have a type that never fits; as `frames.to_rows`.
         """
+        names = self._file.names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InvalidInput(
+                "ST783", f"Can't score {self._file.path}: several columns are named {twice[0]!r}.", columns=twice
+            )
         asked = [one.name for one in self._sig.features if one.name in self._file.names]
         rows = frames.to_rows(self._file.none().select(asked), doing=f"read {self._file.path}")
         others = [(name, "") for name in self._file.names if name not in asked]
