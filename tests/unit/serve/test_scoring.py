@@ -18,6 +18,7 @@ from staytrue.kernel.inspection import inspect, misfits
 from staytrue.kernel.signature import ACTIONS, DEFAULTS, Feature, Signature, read_row
 from staytrue.serve.channel import pack_array, unpack_answers
 from staytrue.store import frames
+from staytrue.store.block import Layout
 from staytrue.store.parquet import open_parquet, read_batches, write_parquet_file
 from staytrue.store.pieces import ANSWER, REFUSED, Pieces
 
@@ -391,3 +392,21 @@ def test_a_piece_that_was_damaged_is_told_so(tmp_path):
     assert caught.value.code == "ST790"
     assert not out.exists()
     first.close()
+
+
+def test_a_block_of_more_rows_than_fit_the_cache_keeps_every_value_in_its_place():
+    rng = np.random.default_rng(3)
+    n = 10_001
+    given = {
+        "a": frames.Column(type="float32", values=rng.normal(size=n).astype("f4"), valid=rng.random(n) < 0.9),
+        "b": frames.Column(type="float64", values=rng.normal(size=n), valid=np.ones(n, np.bool_)),
+        "n": frames.Column(type="int64", values=rng.integers(0, 9, n), valid=rng.random(n) < 0.9),
+        "t": frames.Column(type="bool", values=rng.random(n) < 0.5, valid=rng.random(n) < 0.9),
+    }
+    layout = Layout(tuple((name, column.type) for name, column in given.items()))
+
+    again = layout.columns(layout.unpack(layout.of_columns(given, n).pack()))
+
+    for name, column in given.items():
+        assert np.array_equal(again[name].valid, column.valid)
+        assert np.array_equal(again[name].values[column.valid], column.values[column.valid])
