@@ -228,9 +228,9 @@ def _runs(process: psutil.Process, what: str) -> bool:
 
 
 @contextlib.contextmanager
-def up(store: Path, *arguments: str) -> Iterator[Up]:
-    """`staytrue up` on a free port, once it answers; ended afterwards, if a test has not done so."""
-    said_path = store.parent / f"{store.name}.{time.monotonic_ns()}.out"
+def up(store: Path, *arguments: str, says: Path | None = None) -> Iterator[Up]:
+    """`staytrue up` on a free port, once it answers; ended afterwards, if a test has not done so. `says`: folder of its words."""
+    said_path = (says or store.parent) / f"{store.name}.{time.monotonic_ns()}.out"
     errors = said_path.with_suffix(".err")
     command = [sys.executable, "-m", "staytrue", "up", "--store", str(store), "--port", "0", "--json", *arguments]
     with said_path.open("wb") as out, errors.open("wb") as err:

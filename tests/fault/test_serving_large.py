@@ -33,7 +33,7 @@ def whole(reply: Reply, rows: int) -> bool:
     return len(set(said["ids"])) == rows and said["predictions"] == [number + added for number in range(rows)]
 
 
-@pytest.mark.parametrize(("rounds", "seconds"), [(1, 1.0), pytest.param(7, 8.0, marks=LONG)])
+@pytest.mark.parametrize(("rounds", "seconds"), [(1, 1.0), pytest.param(9, 4.0, marks=LONG)])
 def test_small_requests_beside_a_large_one_wait_hardly_longer(fast_disk, kept: Kept, rounds, seconds) -> None:
     judge, request = Judge.of(kept), large(40_000, 8 * MIB)
     alone_s, beside_s, answered = [], [], []
@@ -59,11 +59,11 @@ def test_small_requests_beside_a_large_one_wait_hardly_longer(fast_disk, kept: K
     assert whole(warm, 40_000)
     assert [report.faults for report in (*alone_s, *beside_s)] == [[]] * (2 * rounds)
     pairs = [(a.latency_s(0.99), b.latency_s(0.99)) for a, b in zip(alone_s, beside_s, strict=True)]
-    ratio = statistics.median(beside / alone for alone, beside in pairs)
-    print(
-        f"{len(answered)} requests of 8 MiB beside {RATE:.0f} small ones a second: p99 of these"
-        f" {' '.join(f'{1000 * alone:.1f}->{1000 * beside:.1f}' for alone, beside in pairs)} ms, median ratio {ratio:.2f}"
-    )
+    # Others work on this machine too: the middle ones of the rounds count.
+    ratio = statistics.median(beside for _, beside in pairs) / statistics.median(alone for alone, _ in pairs)
+    shown = " ".join(f"{1000 * alone:.1f}->{1000 * beside:.1f}" for alone, beside in pairs)
+    print(f"{len(answered)} requests of 8 MiB beside {RATE:.0f} small ones a second: p99 of these {shown} ms,"
+          f" ratio of the middle ones {ratio:.2f}")  # fmt: skip
     if rounds > 1:
         assert ratio <= 2.0
 
