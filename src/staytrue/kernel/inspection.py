@@ -265,7 +265,7 @@ def _outside(one: Feature, values: NDArray[Any], there: NDArray[np.bool_]) -> It
     with np.errstate(invalid="ignore"):
         outside = there & ((values < one.low) | (values > one.high))
         say = _words_of(one, lambda row: values[row].item())
-        if one.unit_low is not None and one.unit_high is not None and one.actions["unit"] != "accept":
+        if one.unit_low is not None and one.unit_high is not None and one.tells_units:
             other_unit = outside & ((values < one.unit_low) | (values > one.unit_high))
             yield "unit", other_unit, say
             outside &= ~other_unit

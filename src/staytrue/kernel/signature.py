@@ -101,6 +101,14 @@ class Feature:
         """Whether a request may leave the column out without a word."""
         return self.role != "feature"
 
+    @property
+    def tells_units(self) -> bool:
+        """Whether a value of another unit is told as that, and not as one outside of the range.
+
+        Whoever refuses what lies outside of the range refuses what lies far outside too.
+        """
+        return ACTIONS.index(self.actions["unit"]) <= ACTIONS.index(self.actions["range"])
+
     def document(self) -> dict[str, Any]:
         """The feature as JSON."""
         return {
@@ -449,9 +457,7 @@ def _about_number(one: Feature, value: float) -> Iterator[Finding]:
     if times >= _WORTH_A_WORD:
         what = f"is {times:,.0f} times beyond all that training saw: another unit ({10 ** int(math.log10(times)):,}x)?"
     other_unit = one.unit_low is not None and one.unit_high is not None and not one.unit_low <= value <= one.unit_high
-    # Whoever refuses what lies outside of the range refuses what lies far outside too.
-    stricter = ACTIONS.index(one.actions["unit"]) <= ACTIONS.index(one.actions["range"])
-    fault: Fault = "unit" if other_unit and stricter else "range"
+    fault: Fault = "unit" if other_unit and one.tells_units else "range"
     yield from _said(one, fault, what, _shown(value), _expected(one))
 
 
