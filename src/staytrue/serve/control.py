@@ -245,7 +245,12 @@ def _label(at: int, one: _LabelIn, now_us: int) -> Label | Problem:
                 status=422, code="ST771", detail=f"Label {at}: the key {key} is no whole number and no text."
             )
         key = int(key)
-    when = now_us if isinstance(one.at, msgspec.UnsetType) else micros(one.at.astimezone(UTC))
+    try:
+        when = now_us if isinstance(one.at, msgspec.UnsetType) else micros(one.at.astimezone(UTC))
+    except OverflowError:
+        return Problem(
+            status=422, code="ST771", detail=f"Label {at}: {one.at} is outside of the years 1 to 9999 in UTC."
+        )
     return Label(id=id_, key=key, label=one.label, at_us=when, got_us=now_us, source=one.source)
 
 
