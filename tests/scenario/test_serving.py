@@ -161,6 +161,8 @@ def test_a_label_counts_once_and_the_latest_one_holds(up, logged):
         {"key": 1, "label": 1.0, "colour": "red"},
         {"key": 2.5, "label": 1.0},
         {"key": 2**70, "label": 1.0},
+        {"key": 1, "label": 1.0, "at": "9999-12-31T23:59:59-12:00"},
+        {"key": 1, "label": 1.0, "at": "0001-01-01T00:00:00+12:00"},
     ],
 )  # fmt: skip
 def test_a_label_that_says_too_little_or_too_much_is_not_accepted(up, label):
@@ -283,6 +285,7 @@ NO_ROWS = {
     "no JSON": (b"size=2", 400, "ST757"),
     "JSON that ends early": (b'{"rows": [{"size": 2', 400, "ST757"),
     "bytes that are no UTF-8": (b'{"rows": [{"city": "\xff\xfe"}]}', 400, "ST757"),
+    "half a character": (b'{"rows": [{"size": 2, "rooms": 2, "city": "\\ud800", "kind": "flat"}]}', 400, "ST757"),
     "JSON nested 100,000 deep": (DEEP, 400, "ST757"),
     "a list": (b"[]", 422, "ST756"),
     "a row without rows": (json.dumps(ROW).encode(), 422, "ST756"),

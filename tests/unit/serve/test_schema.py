@@ -146,9 +146,19 @@ def test_rows_can_be_read_by_another_schema():
 @example(b'{"rows":[{"size":NaN}]}')
 @example(b'{"rows":' + b"[" * 5000)
 @example(b'{"rows":[{"size":1e999}]}')
+@example(b'{"rows":[{"city":"\\ud800","size":NaN}]}')
+@example(b'{"rows":[{"\\ud800":1}]}')
 @example(b'\xff\xfe{"rows":[]}')
 @example(b'{"rows":[{"size":1}],"rows":[{"size":2}]}')
 def test_whatever_comes_is_rows_or_a_problem_that_can_be_written(data):
     read = SCHEMA.read(data)
 
     assert not isinstance(read, Problem) or json.loads(read.body())["status"] in {400, 422}
+
+
+@pytest.mark.parametrize("text", [b'"\\ud800"', b'"a\\udfffb"', b'"\\ud800\\ud800"'])
+def test_half_a_character_is_no_json(text):
+    column = SCHEMA.read(b'{"rows": [{"size": 2.5, "note": ' + text + b', "e": NaN}]}')
+    name = SCHEMA.read(b'{"rows": [{' + text + b': 1, "e": NaN}]}')
+
+    assert [(one.status, one.code) for one in (column, name)] == [(400, "ST757")] * 2
