@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import gc
 import json
 import math
 import socket
 import ssl
-from collections.abc import Iterator
-from typing import Any
-
-import uvicorn
+from typing import TYPE_CHECKING
 
 from staytrue.cli.screen import Screen
 from staytrue.errors import InvalidInput, NotFound, Unavailable
-from staytrue.serve.connection import Connection, sweep
-from staytrue.serve.front import Front
+from staytrue.kernel.release import Digest
 from staytrue.serve.gate import Gate
-from staytrue.serve.limits import ServerLimits, most_descriptors
-from staytrue.serve.service import Service
+from staytrue.serve.handshake import Begun, start_worker
+from staytrue.serve.limits import Certificate, ServerLimits
 from staytrue.store.ledger import LIVE
 from staytrue.store.store import open_store
 from staytrue.store.tokens import tokens
 
+if TYPE_CHECKING:
+    from staytrue.serve.supervisor import Supervisor
+
 __all__ = ["arguments", "run"]
 
 PORT = 8484
-_GRACE_S = 10
-_SWEEP_S = 0.5
-_OWN_DESCRIPTORS = 256
-_COLLECT = (5_000, 20, 50)
-"""Often and little: a pause for garbage is a pause for every request."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,23 +62,38 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         raise NotFound(
             "ST772", f"{app} has no release to serve yet. `staytrue fetch` and `staytrue train` make one.", app=app
         )
-    _check_certificate(args.tls_cert, args.tls_key)
+    certificate = _certificate(args.tls_cert, args.tls_key)
     gate = Gate(
         host=args.host,
         allowed_hosts=args.allow_host,
         tokens=tokens(store.ledger),
-        tls=bool(args.tls_cert),
+        tls=certificate is not None,
         behind_proxy=args.behind_proxy,
     )
     limits = _limits(args)
-    Connection.most = max(16, min(limits.connections, most_descriptors() - _OWN_DESCRIPTORS))
-    listening = _listening(args.host, args.port)
-    service = Service(store, app, gate=gate, limits=limits, lanes=args.lanes, threads=args.threads, say=screen.note)
-    server = _Server(_config(args, Front(service, gate), limits), limits)
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_served(server, service, listening, screen))
+    with _listening(args.host, args.port) as listening:
+        # The worker loads its libraries while this process loads the server's: a third of the time until the first answer.
+        begun = Begun(Digest(role.release), start_worker(store.root, Digest(role.release), threads=args.threads))
+        from staytrue.serve.server import serve
+        from staytrue.serve.service import Service
+
+        service = Service(
+            store, app, gate=gate, limits=limits, lanes=args.lanes, threads=args.threads, say=screen.note, begun=begun
+        )
+        serve(
+            service, listening, certificate=certificate, ready=lambda url, champion: _told(app, url, champion, screen)
+        )
     store.close()
     return 0
+
+
+def _told(app: str, url: str, champion: Supervisor, screen: Screen) -> None:
+    """Say where it is, and how it is asked."""
+    screen.document({"url": url, "app": app, "release": champion.release})
+    screen.say(f"{app}: release {champion.release[:8]} answers at {url}", style="bold green")
+    body = json.dumps({"rows": [dict(champion.facts.example)]}, ensure_ascii=False).replace("'", "'\\''")
+    screen.say(f"\nAsk it:\n\n  curl {url}/predict -d '{body}'\n")
+    screen.note(f"What it wants: {url}/openapi.json   What it counts: {url}/metrics   End: Ctrl-C")
 
 
 def _limits(args: argparse.Namespace) -> ServerLimits:
@@ -100,14 +106,16 @@ def _limits(args: argparse.Namespace) -> ServerLimits:
     return ServerLimits(**{name: kinds[name](given[name]) for name in _LIMITS if name in given})
 
 
-def _check_certificate(cert: str | None, key: str | None) -> None:
-    if bool(cert) != bool(key):
+def _certificate(cert: str | None, key: str | None) -> Certificate | None:
+    if cert is None and key is None:
+        return None
+    if not cert or not key:
         raise InvalidInput("ST773", "--tls-cert and --tls-key go together: give both, or neither.")
-    if cert is not None:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
-        except OSError as exc:  # of ssl too
-            raise InvalidInput("ST773", f"--tls-cert {cert} with --tls-key {key} can't be used: {exc}.") from exc
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+    except OSError as exc:  # of ssl too
+        raise InvalidInput("ST773", f"--tls-cert {cert} with --tls-key {key} can't be used: {exc}.") from exc
+    return Certificate(cert=cert, key=key)
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -121,72 +129,3 @@ def _listening(host: str, port: int) -> socket.socket:
             "ST774", f"Can't listen on {host}:{port}: {exc}. Give another --port, or end who has it.", port=port
         ) from exc
     return made
-
-
-def _config(args: argparse.Namespace, front: Any, limits: ServerLimits) -> uvicorn.Config:
-    return uvicorn.Config(
-        front,
-        http=Connection,
-        ws="none",
-        lifespan="on",
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        backlog=2048,
-        timeout_keep_alive=int(limits.idle_s),
-        timeout_graceful_shutdown=_GRACE_S,
-        ssl_certfile=args.tls_cert,
-        ssl_keyfile=args.tls_key,
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, which also closes connections that send too slowly."""
-
-    def __init__(self, config: uvicorn.Config, limits: ServerLimits) -> None:
-        super().__init__(config)
-        self._limits = limits
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the server, and that is that: uvicorn raises them once more when all is done."""
-        with super().capture_signals():
-            try:
-                yield
-            finally:
-                self._captured_signals.clear()
-
-    async def sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(_SWEEP_S)
-            sweep(self.server_state.connections, self._limits, loop.time())
-
-
-async def _served(server: _Server, service: Service, listening: socket.socket, screen: Screen) -> None:
-    sweeping = asyncio.create_task(server.sweep())
-    announcing = asyncio.create_task(_announce(service, listening, "https" if server.config.is_ssl else "http", screen))
-    try:
-        await server.serve(sockets=[listening])
-    finally:
-        sweeping.cancel()
-        announcing.cancel()
-
-
-async def _announce(service: Service, listening: socket.socket, scheme: str, screen: Screen) -> None:
-    """Say where it is, once it can answer."""
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    url = f"{scheme}://{shown}:{port}"
-    champion = await service.first_champion()
-    # What is there by now stays: the collector need not look at it again, which would hold up everybody.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT)
-    screen.document({"url": url, "app": service.app, "release": champion.release})
-    screen.say(f"{service.app}: release {champion.release[:8]} answers at {url}", style="bold green")
-    body = json.dumps({"rows": [dict(champion.facts.example)]}, ensure_ascii=False).replace("'", "'\\''")
-    screen.say(f"\nAsk it:\n\n  curl {url}/predict -d '{body}'\n")
-    screen.note(f"What it wants: {url}/openapi.json   What it counts: {url}/metrics   End: Ctrl-C")

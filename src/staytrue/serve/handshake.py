@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from staytrue.engines.guard import DETACHED
 from staytrue.engines.process import environment
@@ -21,7 +21,7 @@ from staytrue.errors import StaytrueError, Unavailable, from_document
 from staytrue.kernel.release import Digest
 from staytrue.kernel.signature import Signature
 
-__all__ = ["START_S", "Facts", "hand_over", "read_facts", "start_worker"]
+__all__ = ["START_S", "Begun", "Facts", "hand_over", "read_facts", "start_worker"]
 
 START_S: Final = 120.0
 """How long a worker may take until it says whether it is ready."""
@@ -40,6 +40,13 @@ class Facts:
     log: float
     durable: bool
     forks: bool
+
+
+class Begun(NamedTuple):
+    """A worker that was started ahead of whoever will own it: its release, its process and our end of its socket."""
+
+    release: Digest
+    started: tuple[subprocess.Popen[bytes], socket.socket]
 
 
 def start_worker(store: Path, release: Digest, *, threads: int) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from staytrue.errors import StaytrueError
+from staytrue.errors import InvalidInput, StaytrueError
 from staytrue.serve.answerer import Answerer, Answers
 from staytrue.serve.channel import ARRAY, STREAMED, UNLOGGED, Asked, Receiver, Told, asked, sizes, tell
 from staytrue.store.segment import SegmentWriter
@@ -103,4 +103,7 @@ async def _one(answerer: Answerer, frame: bytes, log: Log | None, write: Callabl
         answers = Answers([_json(values)], {})
     except StaytrueError as exc:
         answers = Answers([None], {0: exc.document()})
+    except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - without an answer the caller would wait for ever
+        failed = InvalidInput("ST303", f"{answerer.name} ended with {type(exc).__name__}.", error=type(exc).__name__)
+        answers = Answers([None], {0: failed.document()})
     write(tell(_said(batch, frame[1:], answers, None if frame[0] in _NOT_LOGGED else log)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-__all__ = ["ServerLimits", "most_descriptors"]
+__all__ = ["Certificate", "ServerLimits", "most_descriptors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,14 @@ class ServerLimits:
     request_s: float = 9.0
     idle_s: float = 60.0
     connections: int = 8_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """The files of a TLS certificate and its key."""
+
+    cert: str
+    key: str
 
 
 def most_descriptors() -> int:

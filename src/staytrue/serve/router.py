@@ -22,6 +22,7 @@ from staytrue.kernel.release import Digest
 from staytrue.kernel.rollout import in_canary
 from staytrue.serve.batch import Arm, Batch
 from staytrue.serve.channel import Told
+from staytrue.serve.handshake import Begun
 from staytrue.serve.metrics import Metrics
 from staytrue.serve.problem import Problem
 from staytrue.serve.schema import Read, Structs
@@ -69,6 +70,7 @@ class Router:
         metrics: what is counted.
         say: called with a sentence for the person who runs the server.
         also: called, in a thread, whenever the ledger is looked at.
+        begun: a worker that is starting already.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Router:
         metrics: Metrics,
         say: Callable[[str], None],
         also: Callable[[], None],
+        begun: Begun | None,
     ) -> None:
         self.table = Table()
         self._store, self._app, self._limits = store, app, limits
@@ -89,6 +92,9 @@ class Router:
         self._ready: dict[Digest, Supervisor] = {}
         self._starting: dict[Digest, asyncio.Task[None]] = {}
         self._failed: dict[Digest, float] = {}
+        self._begun = begun
+        if begun is not None:
+            guard.watch(begun.started[0].pid)
         self._closing: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
         self.changed = asyncio.Event()
@@ -252,7 +258,12 @@ class Router:
         self.changed = asyncio.Event()
 
     async def _started(self, release: Digest) -> None:
-        supervisor = Supervisor(self._store.root, release, limits=self._limits, guard=self._guard, watcher=self)
+        begun = self._begun.started if self._begun is not None and self._begun.release == release else None
+        if begun is not None:
+            self._begun = None
+        supervisor = Supervisor(
+            self._store.root, release, limits=self._limits, guard=self._guard, watcher=self, begun=begun
+        )
         try:
             await supervisor.start()
         except Exception as exc:  # noqa: BLE001 - a task that dies without a word would be an outage without a reason

@@ -12,6 +12,7 @@ import msgspec
 from staytrue.engines.guard import Guard
 from staytrue.serve.batch import Reply, Request
 from staytrue.serve.gate import Gate
+from staytrue.serve.handshake import Begun
 from staytrue.serve.ids import ids_json, new_id
 from staytrue.serve.intake import LARGE_BYTES, Form, Intake, Taken, flagged, read_form
 from staytrue.serve.limits import ServerLimits
@@ -112,6 +113,7 @@ class Service:
         gate: told of the tokens in use.
         limits: of the server. lanes, threads: of each release.
         say: called with a sentence for the person who runs the server.
+        begun: a worker that is starting already.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Service:
         lanes: int = 1,
         threads: int = 1,
         say: Callable[[str], None],
+        begun: Begun | None = None,
     ) -> None:
         self.store, self.app, self.gate, self.limits = store, app, gate, limits
         self.metrics = Metrics()
@@ -146,6 +149,7 @@ class Service:
             metrics=self.metrics,
             say=say,
             also=lambda: gate.renew(tokens(store.ledger)),
+            begun=begun,
         )
         self.metrics.queue_rows.follow(self._queue_rows)
         self.ending = False

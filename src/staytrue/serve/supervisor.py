@@ -78,7 +78,16 @@ class Supervisor:
     schema: Schema
     queue: Queue
 
-    def __init__(self, store: Path, release: Digest, *, limits: Limits, guard: Guard, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        store: Path,
+        release: Digest,
+        *,
+        limits: Limits,
+        guard: Guard,
+        watcher: Watcher,
+        begun: tuple[subprocess.Popen[bytes], socket.socket] | None = None,
+    ) -> None:
         self.release = release
         self.head = (
             b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nstaytrue-release: %s\r\ncontent-length: "
@@ -86,6 +95,7 @@ class Supervisor:
         )
         """Of every usual answer; its length follows."""
         self._store, self._limits, self._guard, self._watcher = store, limits, guard, watcher
+        self._begun = begun
         self._loop = asyncio.get_running_loop()
         self._worker: _Process | None = None
         self._lanes: list[_Lane] = []
@@ -147,7 +157,8 @@ class Supervisor:
         return bool(self._again) or any(lane.under_way for lane in self._lanes)
 
     async def _started(self) -> _Process:
-        process, ours = start_worker(self._store, self.release, threads=self._limits.threads)
+        begun, self._begun = self._begun, None
+        process, ours = begun or start_worker(self._store, self.release, threads=self._limits.threads)
         ours.setblocking(False)
         self._guard.watch(process.pid)
         try:
@@ -172,6 +183,7 @@ class Supervisor:
             return
         self._watcher.said(f"The worker of release {self.release[:8]} died; another one is started.")
         await asyncio.to_thread(worker.end, self._guard, kill_group=False)
+        self._let_go(worker)
         pause_s = _AGAIN_S
         while not self._closing:
             try:
@@ -197,15 +209,13 @@ class Supervisor:
 
     async def _open_lane(self) -> None:
         worker = self._worker
-        if worker is None or worker.ended:
+        if worker is None or worker.ended or len(self._lanes) >= self._lanes_wanted:
             return
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
             worker.hand_over(theirs)
-        lane = _Lane(self)
-        await self._loop.create_connection(lambda: lane, sock=ours)
-        self._lanes.append(lane)
+        await self._loop.create_connection(lambda: _Lane(self, worker), sock=ours)
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)
@@ -322,17 +332,27 @@ class Supervisor:
         elif self._drained is not None and self.idle:
             self._drained.set()
 
+    def opened(self, lane: _Lane) -> None:
+        """A lane can be asked."""
+        self._lanes.append(lane)
+
     def lost(self, lane: _Lane) -> None:
         """A lane is gone: what it had goes to the next one."""
-        if lane in self._lanes:
-            self._lanes.remove(lane)
+        self._lanes.remove(lane)
         if self._closing:
             return
+        self._let_go(lane.worker)
         self._watcher.restarted()
         for batch, _ in lane.under_way.values():
             self._retry(batch)
         lane.under_way.clear()
         self._spawn(self._replaced(lane))
+
+    def _let_go(self, worker: _Process) -> None:
+        """Once a worker and all its lanes are gone the guard must not kill who has its number next."""
+        if worker.ended and not any(lane.worker is worker for lane in self._lanes):
+            signal_group(worker.process.pid, KILL)
+            self._guard.forget(worker.process.pid)
 
     async def _replaced(self, lane: _Lane) -> None:
         # One that ends without an answer would be forked again without end.
@@ -383,7 +403,8 @@ class _Process:
 class _Lane(asyncio.Protocol):
     """The front's end of a lane's socket."""
 
-    def __init__(self, owner: Supervisor) -> None:
+    def __init__(self, owner: Supervisor, worker: _Process) -> None:
+        self.worker = worker
         self.under_way: dict[int, tuple[Batch, float]] = {}
         self._owner = owner
         self._buffer = bytearray()
@@ -392,6 +413,7 @@ class _Lane(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._owner.opened(self)  # not later: it may be gone before whoever opened it goes on
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -1,0 +1,113 @@
+"""Server: uvicorn, the front and the service put together, from a socket to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+
+from staytrue.serve.connection import Connection, sweep
+from staytrue.serve.front import Front
+from staytrue.serve.limits import Certificate, ServerLimits, most_descriptors
+from staytrue.serve.service import Service
+from staytrue.serve.supervisor import Supervisor
+
+__all__ = ["serve"]
+
+_GRACE_S = 10
+_SWEEP_S = 0.5
+_OWN_DESCRIPTORS = 256
+_COLLECT = (5_000, 20, 50)
+"""Often and little: a pause for garbage is a pause for every request."""
+
+
+def serve(
+    service: Service,
+    listening: socket.socket,
+    *,
+    certificate: Certificate | None,
+    ready: Callable[[str, Supervisor], None],
+) -> None:
+    """Serve until Ctrl-C or SIGTERM, and until what is under way then is answered.
+
+    Args:
+        listening: bound already.
+        ready: called with the address and the champion, once it can answer.
+    """
+    Connection.most = max(16, min(service.limits.connections, most_descriptors() - _OWN_DESCRIPTORS))
+    server = _Server(_config(Front(service, service.gate), service.limits, certificate), service.limits)
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(_served(server, service, listening, ready))
+
+
+def _config(front: Any, limits: ServerLimits, certificate: Certificate | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        front,
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=2048,
+        timeout_keep_alive=int(limits.idle_s),
+        timeout_graceful_shutdown=_GRACE_S,
+        ssl_certfile=certificate.cert if certificate else None,
+        ssl_keyfile=certificate.key if certificate else None,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which also closes connections that send too slowly."""
+
+    def __init__(self, config: uvicorn.Config, limits: ServerLimits) -> None:
+        super().__init__(config)
+        self._limits = limits
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the server, and that is that: uvicorn raises them once more when all is done."""
+        with super().capture_signals():
+            try:
+                yield
+            finally:
+                self._captured_signals.clear()
+
+    async def sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            sweep(self.server_state.connections, self._limits, loop.time())
+
+
+async def _served(
+    server: _Server, service: Service, listening: socket.socket, ready: Callable[[str, Supervisor], None]
+) -> None:
+    sweeping = asyncio.create_task(server.sweep())
+    announcing = asyncio.create_task(_announced(service, _address(listening, tls=server.config.is_ssl), ready))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        sweeping.cancel()
+        announcing.cancel()
+
+
+async def _announced(service: Service, url: str, ready: Callable[[str, Supervisor], None]) -> None:
+    champion = await service.first_champion()
+    # What is there by now stays: the collector need not look at it again, which would hold up everybody.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
+    ready(url, champion)
+
+
+def _address(listening: socket.socket, *, tls: bool) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
