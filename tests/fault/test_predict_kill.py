@@ -212,6 +212,19 @@ def test_a_killed_verb_goes_on_and_gives_each_row_once(place, answers, tmp_path,
     assert finished(place, out) == answers
 
 
+def test_ctrl_c_ends_all_processes_and_the_same_call_goes_on(place, answers, tmp_path):
+    out = tmp_path / "out.parquet"
+    process = started(place, out)
+    wait_for(lambda: pieces_there(out) >= 3)
+    left = children(process.pid)
+
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(DEADLINE_S) == 130
+    wait_for(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in left))
+    assert finished(place, out) == answers
+
+
 @pytest.mark.parametrize("which", ["worker", "lane"])
 def test_a_killed_worker_or_lane_is_replaced(place, answers, tmp_path, which):
     out = tmp_path / "out.parquet"
