@@ -262,17 +262,26 @@ def _plain(value: Any, name: str, row: int) -> Any:
         value = value.item()
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         raise InvalidInput("ST305", f"{name} answered {value} to row {row}; expected a finite value.", row=row)
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float) or (isinstance(value, str) and _is_writable(value)):
         return value
     if isinstance(value, list | tuple | np.ndarray):
         return [_plain(v, name, row) for v in value]
-    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+    if isinstance(value, dict) and all(isinstance(k, str) and _is_writable(k) for k in value):
         return {k: _plain(v, name, row) for k, v in value.items()}
     raise InvalidInput(
         "ST306",
         f"{name} answered a {type(value).__name__} to row {row}; expected a number, a text, a list or a dict of them.",
         row=row,
     )
+
+
+def _is_writable(text: str) -> bool:
+    # Half of a surrogate pair has no UTF-8: neither a log nor a caller could be given it.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 # ---------------------------------------------------------------- read once, inherited by every fork

@@ -86,6 +86,7 @@ async def _answer_beside(sock: socket.socket, answerer: Answerer, log: Log | Non
             task.add_done_callback(under_way.discard)
     for task in under_way:
         task.cancel()
+    writer.close()
 
 
 async def _one(answerer: Answerer, frame: bytes, log: Log | None, write: Callable[[bytes], Any]) -> None:
