@@ -41,7 +41,7 @@ LARGE_BYTES: Final = 128 << 10
 _NICE: Final = 5
 _MOST_SCHEMAS: Final = 8
 _MOST_FLAGS: Final = 200
-_TRIES: Final = 2
+_TRIES: Final = 3
 
 
 class _Asked(NamedTuple):
