@@ -116,6 +116,21 @@ def predict(number: int, ms: float = 0.0) -> bytes:
     return post("/predict", b'{"rows":[%s]}' % row(number, ms))
 
 
+def large(rows: int, size: int, ms: float = 0.0) -> bytes:
+    """A request of so many rows and so many bytes; spaces fill up what the rows leave."""
+    width = size // rows - 1
+    lines = [b'{"id":%d,"x":%d.000000000000000000,"ms":%.6f' % (number, number, ms) for number in range(rows)]
+    return post("/predict", b'{"rows":[%s]}' % b",".join(line.ljust(width - 1) + b"}" for line in lines))
+
+
+def whole(reply: Reply, rows: int) -> bool:
+    """Whether every row has its own answer, all of one release."""
+    said = json.loads(reply.body)
+    added = said["predictions"][0]
+    assert added in {FIRST, SECOND}
+    return len(set(said["ids"])) == rows and said["predictions"] == [number + added for number in range(rows)]
+
+
 @dataclass(kw_only=True)
 class Judge:
     """Says what is wrong with an answer to `predict`, and remembers the ids of those with which nothing is.
@@ -185,6 +200,12 @@ class Up:
     def lanes(self) -> list[psutil.Process]:
         """What the workers have forked."""
         return [one for one in self._of_releases() if one.ppid() != self.process.pid]
+
+    def reader(self) -> psutil.Process | None:
+        """The process that reads large requests, while there is one."""
+        # A zombie has no command line.
+        children = psutil.Process(self.process.pid).children()
+        return next((one for one in children if _runs(one, "staytrue.serve.intake")), None)
 
     def pss_mb(self) -> float:
         """The memory of the whole tree; pages that several share count once."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 import time
 from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import psutil
 import pytest
-from load import Load, Reply, Report, post
-from served import Judge, Kept, Up, kept_traffic, predict, until, up
+from load import Load, Reply, Report, ask, post
+from served import Judge, Kept, Up, kept_traffic, large, predict, until, up, whole
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc for processes that live on")
 
@@ -49,7 +51,7 @@ def killed_under_load(tmp_path, kept: Kept, kills: int, victims: list[str]) -> d
             load.wait_for(50)
             for number in range(kills):
                 what = victims[number % len(victims)]
-                hit = until(lambda what=what: whole(server, what), f"{what} to kill")
+                hit = until(lambda what=what: to_kill(server, what), f"{what} to kill")
                 time.sleep(source.uniform(0, 0.03))  # a random moment
                 began = time.monotonic()
                 for one in hit:
@@ -74,7 +76,7 @@ def some_slow(number: int) -> bytes:
     return predict(number, ms=5.0 if number % 3 == 0 else 0.0)
 
 
-def whole(server: Up, what: str) -> list[psutil.Process]:
+def to_kill(server: Up, what: str) -> list[psutil.Process]:
     """The processes to kill, once every worker has its lane."""
     workers, lanes = server.workers(), server.lanes()
     if len(workers) < 2 or len(lanes) < 2:
@@ -93,6 +95,24 @@ def alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=LONG)])
+def test_a_large_request_survives_the_death_of_the_process_that_reads_it(tmp_path, kept: Kept, kills: int) -> None:
+    source = random.Random(kills)
+    request = large(20_000, 4 << 20)
+    with up(kept.copied(tmp_path / "store")) as server, ThreadPoolExecutor(1) as pool:
+        replies = [ask(server.port, request)]
+        for _ in range(kills):
+            waiting = pool.submit(ask, server.port, request)
+            reader = until(server.reader, "the process that reads large requests")
+            time.sleep(source.uniform(0, 0.2))  # a random moment
+            with contextlib.suppress(psutil.NoSuchProcess):  # it was still dying of the kill before
+                reader.kill()
+            replies.append(waiting.result())
+
+    assert [reply.status for reply in replies] == [200] * (1 + kills)
+    assert all(whole(reply, 20_000) for reply in replies)
 
 
 # -- the whole tree -----------------------------------------------------------------------------------------------------

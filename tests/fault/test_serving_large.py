@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from asker import apart
-from load import Load, Reply, ask, post
-from served import FIRST, SECOND, Judge, Kept, predict, up
+from load import Load, ask
+from served import Judge, Kept, large, predict, up, whole
 
 MIB = 1 << 20
 LONG = pytest.mark.fault_long
 RATE = 200.0
 """Small requests a second: far from what the server can do, so that what they wait for is the large one."""
-
-
-def large(rows: int, size: int, ms: float = 0.0) -> bytes:
-    """A request of so many rows and so many bytes; spaces fill up what the rows leave."""
-    width = size // rows - 1
-    lines = [b'{"id":%d,"x":%d.000000000000000000,"ms":%.6f' % (number, number, ms) for number in range(rows)]
-    return post("/predict", b'{"rows":[%s]}' % b",".join(line.ljust(width - 1) + b"}" for line in lines))
-
-
-def whole(reply: Reply, rows: int) -> bool:
-    """Whether every row has its own answer, all of one release."""
-    said = json.loads(reply.body)
-    added = said["predictions"][0]
-    assert added in {FIRST, SECOND}
-    return len(set(said["ids"])) == rows and said["predictions"] == [number + added for number in range(rows)]
 
 
 @pytest.mark.parametrize(("rounds", "seconds"), [(1, 1.0), pytest.param(9, 4.0, marks=LONG)])
