@@ -13,7 +13,7 @@ from staytrue.cli.screen import Screen
 from staytrue.errors import InvalidInput, NotFound, Unavailable
 from staytrue.kernel.release import Digest
 from staytrue.serve.gate import Gate
-from staytrue.serve.handshake import Begun, start_worker
+from staytrue.serve.handshake import Begun, Errand, start_worker
 from staytrue.serve.limits import Certificate, ServerLimits
 from staytrue.store.ledger import LIVE
 from staytrue.store.store import open_store
@@ -73,7 +73,8 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     limits = _limits(args)
     with _listening(args.host, args.port) as listening:
         # The worker loads its libraries while this process loads the server's: a third of the time until the first answer.
-        begun = Begun(Digest(role.release), start_worker(store.root, Digest(role.release), threads=args.threads))
+        release = Digest(role.release)
+        begun = Begun(release, start_worker(Errand.of(store, release), threads=args.threads))
         from staytrue.serve.server import serve
         from staytrue.serve.service import Service
 

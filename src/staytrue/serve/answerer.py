@@ -26,11 +26,12 @@ from staytrue.kernel.release import Digest, Release
 from staytrue.kernel.signature import Signature, signature
 from staytrue.loop.tasks import joined, plain_answers
 from staytrue.serve.channel import pack_array
+from staytrue.serve.handshake import Errand
 from staytrue.store import code as code_store
 from staytrue.store import frames, models, tables
 from staytrue.store.block import Block, Layout
 from staytrue.store.models import Golden
-from staytrue.store.store import Store
+from staytrue.store.objects import LocalObjects
 
 __all__ = ["Answerer", "Answers", "open_answerer"]
 
@@ -230,7 +231,7 @@ async def _awaited(given: Any) -> Any:
     return await given
 
 
-def open_answerer(store: Store, release_id: Digest) -> Answerer:
+def open_answerer(errand: Errand) -> Answerer:
     """The release, ready to answer. Its code's folder is put first on the import path.
 
     Raises:
@@ -238,19 +239,22 @@ def open_answerer(store: Store, release_id: Digest) -> Answerer:
         Corrupt: ST755, it does not give its golden answers any more; ST314 to ST317, as `models.load`.
         And as `app.load`.
     """
-    release = store.release_document(release_id)
-    tree = code_store.load(store.objects, release.code)
-    folder = code_store.checkout(store.objects, tree.id, store.work / "code" / tree.id)
+    objects = LocalObjects(errand.root)
+    release = Release.from_document(objects.get_document(errand.release))
+    tree = code_store.load(objects, release.code)
+    folder = code_store.checkout(objects, tree.id, errand.root / "work" / "code" / tree.id)
     app, _ = load(str(Path(folder) / tree.entry))
     if app.labelled is None:
         raise NotFound(
-            "ST754", f"Release {release_id[:8]} has no source with label=: there is nothing to ask it.", id=release_id
+            "ST754",
+            f"Release {errand.release[:8]} has no source with label=: there is nothing to ask it.",
+            id=errand.release,
         )
-    model = models.load(store.objects, Digest(release.model), store.seal_of(release.model), store.key, app.loader)
-    made, label_type = _signature(store, release, app, app.labelled.spec)
-    golden = _golden(store, release)
+    model = models.load(objects, Digest(release.model), errand.seal, models.store_key(errand.root), app.loader)
+    made, label_type = _signature(objects, errand, app, app.labelled.spec)
+    golden = _golden(objects, release)
     answerer = Answerer(
-        id=release_id,
+        id=errand.release,
         release=release,
         app=app,
         model=model,
@@ -264,18 +268,14 @@ def open_answerer(store: Store, release_id: Digest) -> Answerer:
     return answerer
 
 
-def _signature(store: Store, release: Release, app: App, spec: SourceSpec) -> tuple[Signature, str]:
-    """The signature, and the label's type.
-
-    From the table that the model was trained on: that is what it knows, whatever table a revert put beside it.
-    """
-    recipe = store.recipe(release.recipe)
-    table = store.table_by_id(recipe.tables[spec.name]).table
+def _signature(objects: LocalObjects, errand: Errand, app: App, spec: SourceSpec) -> tuple[Signature, str]:
+    """The signature, and the label's type."""
+    table = tables.load(objects, Digest(errand.tables[spec.name]))
     names = [name for name, _ in table.schema]
     features = spec.features or [name for name in names if name not in (spec.time, spec.key, spec.label)]
     made = signature(
         table.schema,
-        tables.sketches(store.objects, table),
+        tables.sketches(objects, table),
         features=list(features),
         key=spec.key,
         time=spec.time,
@@ -285,12 +285,12 @@ def _signature(store: Store, release: Release, app: App, spec: SourceSpec) -> tu
     return made, dict(table.schema)[str(spec.label)]
 
 
-def _golden(store: Store, release: Release) -> tuple[frames.Rows, Sequence[Any]] | None:
+def _golden(objects: LocalObjects, release: Release) -> tuple[frames.Rows, Sequence[Any]] | None:
     """The release's golden rows and the answers to them, if it has any."""
     if release.golden is None:
         return None
-    golden = Golden.from_document(store.objects.get_document(release.golden))
-    return frames.read_parquet(store.objects.get(golden.rows)), golden.answers
+    golden = Golden.from_document(objects.get_document(release.golden))
+    return frames.read_parquet(objects.get(golden.rows)), golden.answers
 
 
 def _check_golden(answerer: Answerer, rows: frames.Rows, answers: Sequence[Any]) -> None:

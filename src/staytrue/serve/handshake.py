@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from staytrue.engines.guard import DETACHED
 from staytrue.engines.process import environment
@@ -21,7 +21,10 @@ from staytrue.errors import StaytrueError, Unavailable, from_document
 from staytrue.kernel.release import Digest
 from staytrue.kernel.signature import Signature
 
-__all__ = ["START_S", "Begun", "Facts", "hand_over", "read_facts", "start_worker"]
+if TYPE_CHECKING:
+    from staytrue.store.store import Store
+
+__all__ = ["START_S", "Begun", "Errand", "Facts", "hand_over", "read_facts", "start_worker"]
 
 START_S: Final = 120.0
 """How long a worker may take until it says whether it is ready."""
@@ -49,11 +52,53 @@ class Begun(NamedTuple):
     started: tuple[subprocess.Popen[bytes], socket.socket]
 
 
-def start_worker(store: Path, release: Digest, *, threads: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """What a worker is told to load. What only the ledger knows is looked up before, so that a worker needs no database.
+
+    Attributes:
+        root: the store's folder.
+        seal: of the release's model.
+        tables: source -> manifest of the table that the model was trained on, whatever table a revert put beside it.
+    """
+
+    root: Path
+    release: Digest
+    seal: str
+    tables: Mapping[str, Digest]
+
+    @classmethod
+    def of(cls, store: Store, release: Digest) -> Errand:
+        """The errand to load this release.
+
+        Raises:
+            NotFound, Corrupt: what the store says of a release that it does not hold whole.
+        """
+        document = store.release_document(release)
+        tables = store.recipe(document.recipe).tables
+        return cls(
+            root=store.root,
+            release=release,
+            seal=store.seal_of(document.model),
+            tables={source: store.table_manifest(table) for source, table in tables.items()},
+        )
+
+    def text(self) -> str:
+        """As the worker's argument; `read` reads it."""
+        return json.dumps({**vars(self), "root": str(self.root), "tables": dict(self.tables)})
+
+    @classmethod
+    def read(cls, text: str) -> Errand:
+        """The errand that was written as `text`."""
+        document = json.loads(text)
+        return cls(**{**document, "root": Path(document["root"])})
+
+
+def start_worker(errand: Errand, *, threads: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A worker that begins to load, leader of a group of its own, and our end of its control socket."""
     ours, theirs = socket.socketpair()
     with theirs:
-        argv = [sys.executable, "-m", "staytrue.serve.worker", str(theirs.fileno()), str(store), release]
+        argv = [sys.executable, "-m", "staytrue.serve.worker", str(theirs.fileno()), errand.text()]
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment(threads), **DETACHED
         )

@@ -261,9 +261,7 @@ class Router:
         begun = self._begun.started if self._begun is not None and self._begun.release == release else None
         if begun is not None:
             self._begun = None
-        supervisor = Supervisor(
-            self._store.root, release, limits=self._limits, guard=self._guard, watcher=self, begun=begun
-        )
+        supervisor = Supervisor(self._store, release, limits=self._limits, guard=self._guard, watcher=self, begun=begun)
         try:
             await supervisor.start()
         except Exception as exc:  # noqa: BLE001 - a task that dies without a word would be an outage without a reason

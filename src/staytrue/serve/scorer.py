@@ -12,7 +12,6 @@ import socket
 import subprocess
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final, Self
 
 from numpy.typing import NDArray
@@ -20,10 +19,9 @@ from numpy.typing import NDArray
 from staytrue.engines.guard import KILL, Guard, signal_group
 from staytrue.engines.launcher import read_frame
 from staytrue.errors import InvalidInput, Unavailable
-from staytrue.kernel.release import Digest
 from staytrue.serve.channel import ARRAY, Asked, Receiver, Told, ask_head, told
 from staytrue.serve.channel import unpack_answers as unpack
-from staytrue.serve.handshake import START_S, Facts, hand_over, read_facts, start_worker
+from staytrue.serve.handshake import START_S, Errand, Facts, hand_over, read_facts, start_worker
 from staytrue.store.block import Block, Layout
 
 __all__ = ["Scorer"]
@@ -36,6 +34,7 @@ class Scorer:
     """One release in processes of its own, from `with` to its end.
 
     Args:
+        errand: to load which.
         lanes: how many blocks are answered at once.
         threads: native threads of each lane.
 
@@ -43,8 +42,8 @@ class Scorer:
         StaytrueError: what the worker says is wrong with its release. Unavailable: ST761, it says nothing.
     """
 
-    def __init__(self, store: Path, release: Digest, *, lanes: int, threads: int) -> None:
-        self._store, self._release, self._threads = store, release, threads
+    def __init__(self, errand: Errand, *, lanes: int, threads: int) -> None:
+        self._errand, self._threads = errand, threads
         self._guard = Guard()
         self._starting = threading.Lock()
         self._closing = False
@@ -96,14 +95,14 @@ class Scorer:
     # ------------------------------------------------------------ processes
 
     def _start(self) -> Facts:
-        process, control = start_worker(self._store, self._release, threads=self._threads)
+        process, control = start_worker(self._errand, threads=self._threads)
         self._guard.watch(process.pid)
         self._workers.append((process, control))
         said = None
         if select.select([control], [], [], START_S)[0]:
             with contextlib.suppress(ConnectionError):
                 said = read_frame(control.fileno())
-        return read_facts(said, self._release, process)
+        return read_facts(said, self._errand.release, process)
 
     def _lane(self) -> socket.socket:
         """The lane of this thread, opened if need be."""

@@ -24,7 +24,7 @@ from staytrue.kernel.contract import Column
 from staytrue.kernel.inspection import Inspected, inspect, misfits
 from staytrue.kernel.release import Digest
 from staytrue.kernel.signature import Signature
-from staytrue.serve.handshake import Facts
+from staytrue.serve.handshake import Errand, Facts
 from staytrue.serve.scorer import Scorer
 from staytrue.store import frames
 from staytrue.store.block import Layout
@@ -127,7 +127,7 @@ def score(
         before = file.rows if pieces.finished else pieces.done
         if not pieces.finished:
             threads = options.threads or max(1, (os.cpu_count() or 1) // options.lanes)
-            with Scorer(store.root, release.id, lanes=options.lanes, threads=threads) as scorer:
+            with Scorer(Errand.of(store, release.id), lanes=options.lanes, threads=threads) as scorer:
                 _Run(file, pieces, scorer, kept, options, moved).go()
         tally = _Tally.of(pieces.note)
         _record(store, pieces.note, file, out)

@@ -14,7 +14,6 @@ import subprocess
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 from staytrue.engines.guard import KILL, Guard, signal_group
@@ -22,9 +21,10 @@ from staytrue.errors import StaytrueError
 from staytrue.kernel.release import Digest
 from staytrue.serve.batch import Batch, Chunk, Queue, Request
 from staytrue.serve.channel import LOGGED, STREAMED, UNLOGGED, Asked, Told, ask, frames_of, told
-from staytrue.serve.handshake import START_S, Facts, hand_over, read_facts, start_worker
+from staytrue.serve.handshake import START_S, Errand, Facts, hand_over, read_facts, start_worker
 from staytrue.serve.problem import Problem
 from staytrue.serve.schema import Schema
+from staytrue.store.store import Store
 
 __all__ = ["Limits", "Supervisor", "Watcher"]
 
@@ -80,7 +80,7 @@ class Supervisor:
 
     def __init__(
         self,
-        store: Path,
+        store: Store,
         release: Digest,
         *,
         limits: Limits,
@@ -158,7 +158,10 @@ class Supervisor:
 
     async def _started(self) -> _Process:
         begun, self._begun = self._begun, None
-        process, ours = begun or start_worker(self._store, self.release, threads=self._limits.threads)
+        if begun is None:
+            errand = await asyncio.to_thread(Errand.of, self._store, self.release)
+            begun = start_worker(errand, threads=self._limits.threads)
+        process, ours = begun
         ours.setblocking(False)
         self._guard.watch(process.pid)
         try:

@@ -1,6 +1,6 @@
 """Worker: the process of one release. It loads code and model once, proves them on golden rows, and forks lanes.
 
-    python -m staytrue.serve.worker CONTROL_FD STORE RELEASE
+    python -m staytrue.serve.worker CONTROL_FD ERRAND
 
 Importing pandas and scikit-learn takes seconds, a fork takes milliseconds: so a lane that dies is replaced before its
 callers notice. Where a fork is not safe (threads run after loading), the worker itself becomes the lane, and the front
@@ -26,11 +26,10 @@ from typing import Any
 from staytrue.engines.guard import fork_is_safe, limit_this_process
 from staytrue.engines.launcher import write_frame
 from staytrue.errors import StaytrueError
-from staytrue.kernel.release import as_digest
 from staytrue.serve.answerer import Answerer, open_answerer
+from staytrue.serve.handshake import Errand
 from staytrue.serve.lane import Log, run_lane
 from staytrue.store.segment import SegmentWriter, Syncer, traffic_folder
-from staytrue.store.store import Store
 
 __all__ = ["main"]
 
@@ -39,11 +38,12 @@ def main() -> None:
     """Load the release and hand out lanes until the front is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)
-    store_path = Path(sys.argv[2])
+    errand = Errand.read(sys.argv[2])
     limit_this_process(oom_score=300)  # after the jobs, which have 900
     os.dup2(2, 1)  # whatever a predict function prints is for the server's log
     try:
-        answerer = _opened(store_path, sys.argv[3])
+        answerer = open_answerer(errand)
+        os.chdir(errand.root / "work" / "code" / answerer.release.code)
     except StaytrueError as exc:
         with contextlib.suppress(BrokenPipeError):  # the front ended meanwhile
             write_frame(control.fileno(), {"is": "failed", "error": exc.document()})
@@ -57,17 +57,7 @@ def main() -> None:
         write_frame(control.fileno(), {"is": "ready", "forks": forks, **_told(answerer)})
     except BrokenPipeError:
         return
-    _Worker(control, answerer, store_path, forks=forks).serve()
-
-
-def _opened(store_path: Path, release: str) -> Answerer:
-    store = Store(store_path)
-    try:
-        answerer = open_answerer(store, as_digest(release))
-    finally:
-        store.close()  # a connection must not go through a fork
-    os.chdir(store.work / "code" / answerer.release.code)
-    return answerer
+    _Worker(control, answerer, errand.root, forks=forks).serve()
 
 
 def _told(answerer: Answerer) -> dict[str, Any]:

@@ -205,10 +205,14 @@ class Store:
         Raises:
             NotFound: ST475.
         """
+        return KeptTable(self, tables.load(self.objects, self.table_manifest(table_id)))
+
+    def table_manifest(self, table_id: str) -> Digest:
+        """The manifest of the table with this id. Raises as `table_by_id`."""
         ref = self.ledger.ref("table", table_id)
         if ref is None:
             raise NotFound("ST475", f"No table has the id {table_id[:12]!r}.", id=table_id)
-        return KeptTable(self, tables.load(self.objects, ref.digest))
+        return ref.digest
 
     def recipe(self, recipe_id: Digest) -> Recipe:
         """The recipe with this id."""
