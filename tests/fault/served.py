@@ -189,7 +189,8 @@ class Up:
         for one in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 words = one.cmdline()
-                if _WORKER in words and str(self.store) in words and one.status() != psutil.STATUS_ZOMBIE:
+                mine = any(str(self.store) in word for word in words)
+                if _WORKER in words and mine and one.status() != psutil.STATUS_ZOMBIE:
                     found.append(one)
         return found
 
