@@ -7,13 +7,15 @@ requests. A large request is cut into chunks that take turns with the small ones
 from __future__ import annotations
 
 import asyncio
+import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from staytrue.serve.pace import Pace
-from staytrue.serve.problem import Problem
+from staytrue.serve.problem import UNEXPECTED, Problem
 from staytrue.serve.schema import Flag, Schema, Structs, refusal
 
 __all__ = ["Arm", "Batch", "Chunk", "Queue", "Reply", "Request"]
@@ -112,6 +114,8 @@ class Batch:
     """Beside the block, for a release with other columns; empty for a chunk of a large request."""
     flags: list[tuple[int, str]]
     tries: int = 0
+    waited_s: float = 0.0
+    """From when its oldest request came in to when it was sent to a lane."""
 
     def taken_apart(self, schema: Schema) -> list[Batch]:
         """A batch for each of its chunks."""
@@ -231,7 +235,13 @@ class Queue:
             if not self._is_late(request, now_s):
                 requests.append(request)
                 size += request.size
-        return self._built(requests) if requests else None
+        try:
+            return self._built(requests) if requests else None
+        except Exception:  # noqa: BLE001 - whatever it is: who waits here must hear of it, and the loop must go on
+            sys.stderr.write(traceback.format_exc())
+            for request in requests:
+                request.settle(UNEXPECTED)
+            return None
 
     def _chunk(self, now_s: float) -> Batch | None:
         request = self._large[0]

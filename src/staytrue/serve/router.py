@@ -158,6 +158,7 @@ class Router:
         metrics.predictions.labels(by.release[:12], batch.arm).inc(size)
         if batch.arm == "shadow":
             return
+        metrics.queue_wait.observe(batch.waited_s, len(batch.chunks))
         if not said.logged:
             metrics.unlogged_rows.inc(size)
         table = self.table

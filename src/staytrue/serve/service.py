@@ -298,7 +298,12 @@ class Service:
 
     async def body(self, headers: HeaderList, receive: Receive) -> Body | Problem:
         """All bytes of a request, unless they are too many; of a large one in the pieces in which they came."""
-        told = _told_length(headers)
+        told = 0
+        for name, value in headers:
+            if name == b"content-length":
+                told = int(value) if value.isdigit() else 0
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                return ENCODED
         if told > self.limits.body_bytes:
             return TOO_LARGE
         event = await receive()
@@ -334,14 +339,6 @@ class Service:
             self._bodies_bytes -= size
 
 
-def _told_length(headers: HeaderList) -> int:
-    """What the request says of its length; 0 when it says nothing."""
-    for name, value in headers:
-        if name == b"content-length":
-            return int(value) if value.isdigit() else 0
-    return 0
-
-
 def _later(first: bytes, row: int) -> bytes:
     if not row:
         return first
@@ -368,3 +365,6 @@ TOO_LARGE: Final = Problem(
     headers=((b"connection", b"close"),),
 )
 GONE: Final = Problem(status=400, code="ST767", detail="The request broke off.")
+ENCODED: Final = Problem(
+    status=415, code="ST778", detail="The body is compressed; send it as it is, without content-encoding."
+)

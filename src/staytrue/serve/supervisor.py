@@ -11,6 +11,7 @@ import contextlib
 import json
 import socket
 import subprocess
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -294,6 +295,7 @@ class Supervisor:
         self._together = len(batch.chunks)
         self._seq += 1
         first = batch.chunks[0].request
+        batch.waited_s = max(0.0, time.time() - first.at / 1e6)
         share = 1.0 if self.logs_all or batch.arm != "champion" else self.facts.log
         body = Asked(
             self._seq,
