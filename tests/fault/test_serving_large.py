@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
+import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from asker import apart
 from load import Load, ask
-from served import Judge, Kept, large, predict, up, whole
+from served import Judge, Kept, Up, large, predict, up, whole
 
 MIB = 1 << 20
 LONG = pytest.mark.fault_long
@@ -17,27 +21,40 @@ RATE = 200.0
 """Small requests a second: far from what the server can do, so that what they wait for is the large one."""
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, kept: Kept):
+    """For all tests here: after each it serves as before. The deadline is no part of what they show."""
+    memory = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(dir=memory)) if memory.is_dir() else tmp_path_factory.mktemp("large")
+    try:
+        with up(kept.copied(place / "store"), "--deadline-s", "10") as running:
+            yield running
+    finally:
+        shutil.rmtree(place)
+
+
 @pytest.mark.parametrize(("rounds", "seconds"), [(1, 1.0), pytest.param(9, 4.0, marks=LONG)])
-def test_small_requests_beside_a_large_one_wait_hardly_longer(fast_disk, kept: Kept, rounds, seconds) -> None:
+def test_small_requests_beside_a_large_one_wait_hardly_longer(
+    tmp_path, server: Up, kept: Kept, rounds: int, seconds: float
+) -> None:
     judge, request = Judge.of(kept), large(40_000, 8 * MIB)
     alone_s, beside_s, answered = [], [], []
-    path = fast_disk / "request"
+    path = tmp_path / "request"
     path.write_bytes(request)
-    with up(kept.copied(fast_disk / "store")) as server:
-        warm = ask(server.port, request, timeout_s=60)  # the process that reads large requests starts with the first
-        for _ in range(rounds):
-            with Load(server.port, predict, connections=8, at_most=200, rate=RATE, check=judge) as load:
-                load.wait_for(10)
-                time.sleep(seconds)  # a length of time is what is wanted
-            alone_s.append(load.report)
-            with (
-                apart("again", server.port, path) as lines,
-                Load(server.port, predict, connections=8, at_most=200, rate=RATE, check=judge) as load,
-            ):
-                load.wait_for(10)
-                time.sleep(seconds)
-            beside_s.append(load.report)
-            answered += [status for status, _ in lines]
+    warm = ask(server.port, request, timeout_s=60)  # the process that reads large requests starts with the first
+    for _ in range(rounds):
+        with Load(server.port, predict, connections=8, at_most=200, rate=RATE, check=judge) as load:
+            load.wait_for(10)
+            time.sleep(seconds)  # a length of time is what is wanted
+        alone_s.append(load.report)
+        with (
+            apart("again", server.port, path) as lines,
+            Load(server.port, predict, connections=8, at_most=200, rate=RATE, check=judge) as load,
+        ):
+            load.wait_for(10)
+            time.sleep(seconds)
+        beside_s.append(load.report)
+        answered += [status for status, _ in lines]
 
     assert answered == [200] * len(answered)
     assert whole(warm, 40_000)
@@ -52,16 +69,16 @@ def test_small_requests_beside_a_large_one_wait_hardly_longer(fast_disk, kept: K
         assert ratio <= 2.0
 
 
-def test_small_requests_are_let_in_while_a_large_one_takes_its_time(tmp_path, kept: Kept) -> None:
+def test_small_requests_are_let_in_while_a_large_one_takes_its_time(server: Up, kept: Kept) -> None:
     # 60,000 rows of 0.05 ms: three seconds of work, more rows than may wait, and far more than the deadline.
     request = large(60_000, 3 * MIB, ms=0.05)
     judge = Judge.of(kept)
-    with up(kept.copied(tmp_path / "store"), "--deadline-s", "10") as server, ThreadPoolExecutor(1) as pool:
-        ask(server.port, large(1_000, MIB, ms=0.05))  # learns how long a row takes
+    ask(server.port, large(1_000, MIB, ms=0.05))  # learns how long a row takes
+    with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(ask, server.port, request, timeout_s=60)
         with Load(server.port, predict, connections=4, at_most=200, rate=100, check=judge) as load:
             done = slow.result()
-        report = load.report
+    report = load.report
 
     assert done.status == 200, done.body[:300]
     assert whole(done, 60_000)
@@ -71,18 +88,22 @@ def test_small_requests_are_let_in_while_a_large_one_takes_its_time(tmp_path, ke
 
 
 @pytest.mark.parametrize("at_once", [4, pytest.param(16, marks=LONG)])
-def test_several_large_requests_at_once_are_answered_or_told_to_come_again(tmp_path, kept: Kept, at_once: int) -> None:
+def test_several_large_requests_at_once_are_answered_or_told_to_come_again(
+    server: Up, kept: Kept, at_once: int
+) -> None:
     judge, request = Judge.of(kept), large(20_000, 8 * MIB)
-    with up(kept.copied(tmp_path / "store")) as server, ThreadPoolExecutor(at_once) as pool:
-        usual_mb = server.pss_mb()
-        with Load(server.port, predict, connections=4, rate=50, check=judge) as load:
-            replies = list(pool.map(lambda _: ask(server.port, request, timeout_s=60), range(at_once)))
-            load.wait_for(10)
-        again = ask(server.port, request, timeout_s=60)
-        print(
-            f"{at_once} at once: {sorted(reply.status for reply in replies)}, PSS {usual_mb:.0f} -> {server.pss_mb():.0f} MB"
-        )
+    usual_mb = server.pss_mb()
+    with (
+        ThreadPoolExecutor(at_once) as pool,
+        Load(server.port, predict, connections=4, at_most=200, rate=50, check=judge) as load,
+    ):
+        replies = list(pool.map(lambda _: ask(server.port, request, timeout_s=60), range(at_once)))
+        load.wait_for(10)
+    again = ask(server.port, request, timeout_s=60)
 
+    print(
+        f"{at_once} at once: {Counter(reply.status for reply in replies)}, PSS {usual_mb:.0f} -> {server.pss_mb():.0f} MB"
+    )
     assert {reply.status for reply in replies} <= {200, 503}
     assert all(whole(reply, 20_000) for reply in replies if reply.status == 200)
     assert any(reply.status == 200 for reply in replies)
@@ -92,15 +113,14 @@ def test_several_large_requests_at_once_are_answered_or_told_to_come_again(tmp_p
 
 
 @pytest.mark.parametrize("told", ["content-length", "chunked"])
-def test_a_body_beyond_the_limit_is_refused(tmp_path, kept: Kept, told: str) -> None:
+def test_a_body_beyond_the_limit_is_refused(server: Up, told: str) -> None:
     request = large(60_000, 17 * MIB)
     if told == "chunked":
         body = request.partition(b"\r\n\r\n")[2]
         pieces = [body[at : at + MIB] for at in range(0, len(body), MIB)]
         head = b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n"
         request = head + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
-    with up(kept.copied(tmp_path / "store")) as server:
-        refused = ask(server.port, request)
-        after = ask(server.port, predict(1))
+    refused = ask(server.port, request)
+    after = ask(server.port, predict(1))
 
     assert (refused.status, after.status) == (413, 200)

@@ -268,7 +268,8 @@ class Queue:
 
     @staticmethod
     def _is_late(request: Request, now_s: float) -> bool:
-        if request.deadline_s < now_s:
+        # What has begun is brought to its end: a large request is under way for longer than anybody may wait.
+        if request.deadline_s < now_s and not request.taken:
             request.settle(LATE)
         return request.gone
 
