@@ -10,6 +10,7 @@ It says `ready` before it begins, and goes on (`again`) until its stdin ends.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def apart(what: str, port: int, request: Path, *more: object) -> Iterator[list[t
 
 
 def main() -> None:
+    os.nice(15)  # a client is on another machine, and takes no turn from the server
     what, port, request = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).read_bytes()
     print("ready", flush=True)
     if what == "again":
