@@ -1,6 +1,6 @@
 """Requests from a process of its own, so that what they cost the client is not taken from what a test measures.
 
-    python asker.py again PORT FILE              the request in FILE, one after the other: status and seconds of each
+    python asker.py again PORT FILE PAUSE_S      the request in FILE, again and again: status and seconds of each
     python asker.py halves PORT FILE COUNT CUT DRIP_S     so many at once, cut after CUT bytes, then DRIP_S for each
                                                  byte (0: nothing more): seconds until closed and status of each
 
@@ -43,7 +43,7 @@ def main() -> None:
     what, port, request = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).read_bytes()
     print("ready", flush=True)
     if what == "again":
-        while not select.select([sys.stdin], [], [], 0)[0]:
+        while not select.select([sys.stdin], [], [], float(sys.argv[4]))[0]:
             began = time.monotonic()
             reply = ask(port, request, timeout_s=_TIMEOUT_S)
             print(reply.status, time.monotonic() - began, flush=True)

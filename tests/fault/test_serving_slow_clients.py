@@ -60,7 +60,7 @@ def halves(server: Up, cut: int, drip_s: float) -> list[Hung]:
 
 @LONG
 def test_others_hardly_notice_a_thousand_half_sent_requests(fast_disk, kept: Kept) -> None:
-    kinds, count, rounds, seconds = list(KINDS), 1000, 3, 9.0
+    kinds, count, rounds, seconds = list(KINDS), 1000, 3, 6.0
     judge = Judge.of(kept)
     path = fast_disk / "request"
     path.write_bytes(REQUEST)
