@@ -208,10 +208,10 @@ class Up:
         children = psutil.Process(self.process.pid).children()
         return next((one for one in children if _runs(one, "staytrue.serve.intake")), None)
 
-    def pss_mb(self) -> float:
-        """The memory of the whole tree; pages that several share count once."""
+    def pss_mb(self, tree: list[psutil.Process] | None = None) -> float:
+        """The memory of the whole tree (as it is, or as it was); pages that several share count once."""
         size = 0
-        for one in self.tree():
+        for one in self.tree() if tree is None else tree:
             with contextlib.suppress(psutil.Error):
                 size += one.memory_full_info().pss
         return size / (1 << 20)
