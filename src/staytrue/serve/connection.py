@@ -16,6 +16,7 @@ __all__ = ["Connection", "reply", "sweep"]
 
 _HEAD_BYTES: Final = 64 << 10
 _PIPELINED: Final = 100
+_AT_ONCE: Final = 32
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_MANY: Final = (
@@ -118,18 +119,23 @@ def reply(exchange: Any, head: bytes, body: bytes) -> bool:
 
 
 def sweep(connections: Any, limits: ServerLimits, now_s: float) -> int:
-    """Closes every connection that has been sending, or not reading, for too long; how many. To be called every second."""
+    """Closes connections that have been sending, or not reading, for too long; how many. To be called every second.
+
+    At most `_AT_ONCE` of each kind, for a thousand are a pause for everybody: again, after a breath, until it gives back 0.
+    """
     late = [
         one
         for one in list(connections)
         if isinstance(one, Connection)
         and one.began_s is not None
         and now_s - one.began_s > (limits.head_s if one.in_head else limits.request_s)
-    ]
+        and not one.transport.is_closing()
+    ][:_AT_ONCE]
     for one in late:
         one.turn_away(_TOO_SLOW)
     # Not `close`: that waits until everything is read.
     deaf = [one for one in list(connections) if isinstance(one, Connection) and not one.reads(now_s, limits.request_s)]
+    deaf = deaf[:_AT_ONCE]
     for one in deaf:
         one.transport.abort()
     return len(late) + len(deaf)

@@ -21,6 +21,7 @@ __all__ = ["serve"]
 
 _GRACE_S = 10
 _SWEEP_S = 0.5
+_BREATH_S = 0.005
 _OWN_DESCRIPTORS = 256
 _COLLECT = (5_000, 20, 50)
 """Often and little: a pause for garbage is a pause for every request."""
@@ -84,7 +85,8 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_SWEEP_S)
-            sweep(self.server_state.connections, self._limits, loop.time())
+            while sweep(self.server_state.connections, self._limits, loop.time()):  # noqa: ASYNC110 - nobody sets an event
+                await asyncio.sleep(_BREATH_S)
 
 
 async def _served(
