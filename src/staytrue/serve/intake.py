@@ -38,7 +38,7 @@ Form: TypeAlias = Literal["predict", "mlflow", "oip"]
 
 LARGE_BYTES: Final = 128 << 10
 """A larger body is read here: reading one of this size takes the front less than a millisecond."""
-_NICE: Final = 15
+_NICE: Final = 5
 _MOST_SCHEMAS: Final = 8
 _MOST_FLAGS: Final = 200
 _TRIES: Final = 3
