@@ -69,6 +69,8 @@ class Screen:
         """The result, for a program."""
         if self.as_json:
             sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            # `up` goes on for days after it; in a pipe or a file the document would wait for its end.
+            sys.stdout.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
         """A table, for a person; the columns named in `right` are numbers."""
