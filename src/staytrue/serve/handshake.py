@@ -9,22 +9,21 @@ import contextlib
 import json
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from staytrue.engines.guard import DETACHED
-from staytrue.engines.process import environment
+from staytrue.engines.launcher import write_frame
 from staytrue.errors import StaytrueError, Unavailable, from_document
 from staytrue.kernel.release import Digest
 from staytrue.kernel.signature import Signature
+from staytrue.serve.spawn import Started
 
 if TYPE_CHECKING:
     from staytrue.store.store import Store
 
-__all__ = ["START_S", "Begun", "Errand", "Facts", "hand_over", "read_facts", "start_worker"]
+__all__ = ["START_S", "Begun", "Errand", "Facts", "hand_over", "read_facts", "send_errand"]
 
 START_S: Final = 120.0
 """How long a worker may take until it says whether it is ready."""
@@ -49,7 +48,7 @@ class Begun(NamedTuple):
     """A worker that was started ahead of whoever will own it: its release, its process and our end of its socket."""
 
     release: Digest
-    started: tuple[subprocess.Popen[bytes], socket.socket]
+    started: Started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,26 +82,20 @@ class Errand:
             tables={source: store.table_manifest(table) for source, table in tables.items()},
         )
 
-    def text(self) -> str:
-        """As the worker's argument; `read` reads it."""
-        return json.dumps({**vars(self), "root": str(self.root), "tables": dict(self.tables)})
+    def document(self) -> dict[str, Any]:
+        """As it is sent; `from_document` reads it."""
+        return {**vars(self), "root": str(self.root), "tables": dict(self.tables)}
 
     @classmethod
-    def read(cls, text: str) -> Errand:
-        """The errand that was written as `text`."""
-        document = json.loads(text)
+    def from_document(cls, document: Mapping[str, Any]) -> Errand:
+        """The errand that was written as `document`."""
         return cls(**{**document, "root": Path(document["root"])})
 
 
-def start_worker(errand: Errand, *, threads: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """A worker that begins to load, leader of a group of its own, and our end of its control socket."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        argv = [sys.executable, "-m", "staytrue.serve.worker", str(theirs.fileno()), errand.text()]
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment(threads), **DETACHED
-        )
-    return process, ours
+def send_errand(control: socket.socket, errand: Errand) -> None:
+    """Tell a worker what to load; of one that just died its socket tells."""
+    with contextlib.suppress(OSError):
+        write_frame(control.fileno(), errand.document())
 
 
 def read_facts(said: Mapping[str, Any] | None, release: Digest, process: subprocess.Popen[bytes]) -> Facts:

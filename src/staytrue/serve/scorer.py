@@ -21,7 +21,8 @@ from staytrue.engines.launcher import read_frame
 from staytrue.errors import InvalidInput, Unavailable
 from staytrue.serve.channel import ARRAY, Asked, Receiver, Told, ask_head, told
 from staytrue.serve.channel import unpack_answers as unpack
-from staytrue.serve.handshake import START_S, Errand, Facts, hand_over, read_facts, start_worker
+from staytrue.serve.handshake import START_S, Errand, Facts, hand_over, read_facts, send_errand
+from staytrue.serve.spawn import start_worker
 from staytrue.store.block import Block, Layout
 
 __all__ = ["Scorer"]
@@ -95,7 +96,8 @@ class Scorer:
     # ------------------------------------------------------------ processes
 
     def _start(self) -> Facts:
-        process, control = start_worker(self._errand, threads=self._threads)
+        process, control = start_worker(self._errand.root, threads=self._threads)
+        send_errand(control, self._errand)
         self._guard.watch(process.pid)
         self._workers.append((process, control))
         said = None

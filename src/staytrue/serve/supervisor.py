@@ -22,9 +22,10 @@ from staytrue.errors import StaytrueError
 from staytrue.kernel.release import Digest
 from staytrue.serve.batch import Batch, Chunk, Queue, Request
 from staytrue.serve.channel import LOGGED, STREAMED, UNLOGGED, Asked, Told, ask, frames_of, told
-from staytrue.serve.handshake import START_S, Errand, Facts, hand_over, read_facts, start_worker
+from staytrue.serve.handshake import START_S, Errand, Facts, hand_over, read_facts, send_errand
 from staytrue.serve.problem import Problem
 from staytrue.serve.schema import Schema
+from staytrue.serve.spawn import Started, start_worker
 from staytrue.store.store import Store
 
 __all__ = ["Limits", "Supervisor", "Watcher"]
@@ -87,7 +88,7 @@ class Supervisor:
         limits: Limits,
         guard: Guard,
         watcher: Watcher,
-        begun: tuple[subprocess.Popen[bytes], socket.socket] | None = None,
+        begun: Started | None = None,
     ) -> None:
         self.release = release
         self.head = (
@@ -161,7 +162,8 @@ class Supervisor:
         begun, self._begun = self._begun, None
         if begun is None:
             errand = await asyncio.to_thread(Errand.of, self._store, self.release)
-            begun = start_worker(errand, threads=self._limits.threads)
+            begun = start_worker(self._store.root, threads=self._limits.threads)
+            send_errand(begun[1], errand)
         process, ours = begun
         ours.setblocking(False)
         self._guard.watch(process.pid)

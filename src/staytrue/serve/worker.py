@@ -1,13 +1,14 @@
 """Worker: the process of one release. It loads code and model once, proves them on golden rows, and forks lanes.
 
-    python -m staytrue.serve.worker CONTROL_FD ERRAND
+    python -m staytrue.serve.worker CONTROL_FD STORE
 
 Importing pandas and scikit-learn takes seconds, a fork takes milliseconds: so a lane that dies is replaced before its
 callers notice. Where a fork is not safe (threads run after loading), the worker itself becomes the lane, and the front
 starts another process when it dies.
 
-Over the control socket, JSON behind 4 bytes of length (`engines/launcher.py`): out come `ready` with all that the front
-has to know of the release, or `failed` with an error document; in comes `lane`, with a socket to answer on beside it.
+Over the control socket, JSON behind 4 bytes of length (`engines/launcher.py`): in comes the errand, what to load; out
+comes `ready` with all that the front has to know of the release, or `failed` with an error document; in comes `lane`, with
+a socket to answer on beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from staytrue.engines.guard import fork_is_safe, limit_this_process
-from staytrue.engines.launcher import write_frame
+from staytrue.engines.launcher import read_frame, write_frame
 from staytrue.errors import StaytrueError
 from staytrue.serve.answerer import Answerer, open_answerer
 from staytrue.serve.handshake import Errand
@@ -38,7 +39,10 @@ def main() -> None:
     """Load the release and hand out lanes until the front is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)
-    errand = Errand.read(sys.argv[2])
+    said = read_frame(control.fileno())
+    if said is None:
+        return  # the front ended before it knew what to serve
+    errand = Errand.from_document(said)
     limit_this_process(oom_score=300)  # after the jobs, which have 900
     os.dup2(2, 1)  # whatever a predict function prints is for the server's log
     try:
