@@ -21,6 +21,7 @@ from processes import Request
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE / "peers"
+BARE = HERE / "bare"
 FEATURES = [f"x{number}" for number in range(20)]
 SINCE, UNTIL = "2026-01-01", "2026-01-21"
 PORT, HOST = "{port}", "127.0.0.1"
@@ -89,6 +90,7 @@ def staytrue(folder: Path, environment: dict[str, str], *, log: bool = True) -> 
     app = (HERE / "app.py").read_text()
     (folder / "app.py").write_text(app if log else f"{app}\n\napp.policy(log=0)\n")
     store = str(folder / "store")
+    environment = as_installed(environment)
     for words in (["fetch", "--since", SINCE, "--until", UNTIL], ["train", "--now"]):
         ran([program, *words, "--store", store], folder, environment)
     return Contestant(
@@ -101,6 +103,11 @@ def staytrue(folder: Path, environment: dict[str, str], *, log: bool = True) -> 
         answers=predictions,
         only=None if log else frozenset({"1x64", "100x16"}),
     )
+
+
+def as_installed(environment: dict[str, str]) -> dict[str, str]:
+    """The environment without what only our tests need: see `bare/pyarrow.py`."""
+    return environment | {"PYTHONPATH": str(BARE)}
 
 
 # ------------------------------------------------------------ always there
@@ -125,7 +132,7 @@ def fastapi(folder: Path, environment: dict[str, str]) -> Contestant:
         name="fastapi",
         command=[sys.executable, *UVICORN, "--host", HOST, "--port", PORT, "--workers", "1", "fastapi_server:app"],
         folder=folder,
-        environment=environment,
+        environment=as_installed(environment),
         path="/predict",
         body=named,
         answers=predictions,
