@@ -8,9 +8,12 @@ The body is what is logged, byte for byte: the lane adds the answers to it and w
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -44,6 +47,8 @@ STREAMED: Final = 3
 ARRAY: Final = 4
 """One request of very many rows, not logged: numbers come back as the bytes of an array (see `unpack_answers`)."""
 
+_MOMENT_S: Final = 0.0003
+_give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)  # macOS and Windows have none
 LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<IB")
 _LONG_BYTES = struct.Struct(">BI")
@@ -172,10 +177,13 @@ class Receiver:
     Args:
         sock: where they come from.
         size_bytes: of the buffer, which grows with the frames.
+        eager: look for the next frame for a moment before going to sleep, as long as frames come that close: being woken
+            takes 90 us, a fifth of the way of a lone request through the lane.
     """
 
-    def __init__(self, sock: socket.socket, size_bytes: int = 1 << 16) -> None:
+    def __init__(self, sock: socket.socket, size_bytes: int = 1 << 16, *, eager: bool = False) -> None:
         self._sock = sock
+        self._eager, self._close = eager, False
         self._buffer = bytearray(size_bytes)
         self._start = self._end = 0
 
@@ -200,13 +208,25 @@ class Receiver:
             if size > len(self._buffer):
                 self._buffer.extend(bytes(size - len(self._buffer)))
             try:
-                got = self._sock.recv_into(memoryview(self._buffer)[self._end :])
+                got = self._received(memoryview(self._buffer)[self._end :])
             except ConnectionError:
                 return False
             if not got:
                 return False
             self._end += got
         return True
+
+    def _received(self, view: memoryview) -> int:
+        if self._close:
+            end_s = time.perf_counter() + _MOMENT_S
+            while time.perf_counter() < end_s:
+                with contextlib.suppress(BlockingIOError):
+                    return self._sock.recv_into(view, 0, socket.MSG_DONTWAIT)
+                _give_way()  # whoever else wants the core has it
+        began_s = time.perf_counter()
+        got = self._sock.recv_into(view)
+        self._close = self._eager and time.perf_counter() - began_s < _MOMENT_S
+        return got
 
 
 def frames_of(buffer: bytearray) -> Iterator[bytes]:

@@ -55,7 +55,7 @@ def run_lane(sock: socket.socket, answerer: Answerer, log: Log | None) -> None:
 
 
 def _answer_in_turn(sock: socket.socket, answerer: Answerer, log: Log | None) -> None:
-    unpack, answered, receive = answerer.layout.unpack, answerer.answered, Receiver(sock).next
+    unpack, answered, receive = answerer.layout.unpack, answerer.answered, Receiver(sock, eager=True).next
     while (frame := receive()) is not None:
         body = memoryview(frame)[1:]
         batch = asked(body)
