@@ -77,4 +77,6 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     screen.say("\nAsk it what happened and why:")
     for command in ("status", "log", *([f"show {last['release'][:8]}"] if last else []), "verify"):
         screen.say(f"  staytrue {command} {where}")
+    screen.say("\nServe it, and ask it what a room should cost:")
+    screen.say(f"  staytrue up --store {store}")
     return 0
