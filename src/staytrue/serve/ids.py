@@ -12,7 +12,7 @@ from uuid import UUID
 
 import numpy as np
 
-__all__ = ["as_bytes", "ids_json", "ids_list", "new_id"]
+__all__ = ["as_bytes", "ids_json", "ids_list", "later", "new_id"]
 
 _LOW = 0x7FFFFFFF
 _MANY = 4
@@ -34,6 +34,16 @@ def new_id(at_us: int | None = None) -> bytes:
     # The counter begins in the lower half of its range, so that it never runs over.
     low = 0b10 << 62 | (random & 0x3FFFFFFF) << 32 | (random >> 32 & _LOW)
     return (high | low).to_bytes(16, "big")
+
+
+def later(first: bytes, row: int) -> bytes:
+    """The id of a row of the request whose first row has this id.
+
+    Example:
+        >>> later(bytes(16), 2)[-1]
+        2
+    """
+    return first if not row else (int.from_bytes(first, "big") + row).to_bytes(16, "big")
 
 
 def ids_list(first: bytes, count: int) -> list[str]:

@@ -13,7 +13,7 @@ from staytrue.engines.guard import Guard
 from staytrue.serve.batch import Reply, Request
 from staytrue.serve.gate import Gate
 from staytrue.serve.handshake import Begun
-from staytrue.serve.ids import ids_json, new_id
+from staytrue.serve.ids import ids_json, later, new_id
 from staytrue.serve.intake import LARGE_BYTES, Form, Intake, Taken, flagged, read_form
 from staytrue.serve.limits import ServerLimits
 from staytrue.serve.metrics import Metrics
@@ -89,7 +89,7 @@ class Predicted(NamedTuple):
         yield self.answers
         yield b',"ids":['
         for start in range(0, self.size, IDS_AT_ONCE):
-            ids = ids_json(_later(self.first_id, start), min(IDS_AT_ONCE, self.size - start))
+            ids = ids_json(later(self.first_id, start), min(IDS_AT_ONCE, self.size - start))
             yield ids[1:-1] if start == 0 else b"," + ids[1:-1]
         yield b'],"release":"%s"' % self.release.encode()
         releases = self.releases() if len(self.by) > 1 else None
@@ -250,7 +250,7 @@ class Service:
         """The answer to one share, and by whom: a challenger that fails is stood in for by the champion."""
         stop = share.start + share.size
         flags = None if read.flags is None else [(r - share.start, f) for r, f in read.flags if share.start <= r < stop]
-        request = self.request(share, _later(first_id, share.start), at, flags)
+        request = self.request(share, later(first_id, share.start), at, flags)
         share.by.ask(request)
         outcome = await request.answered
         if isinstance(outcome, Problem) and share.arm == "challenger" and outcome.status >= 500:
@@ -337,12 +337,6 @@ class Service:
             return pieces if size > LARGE_BYTES else b"".join(pieces)
         finally:
             self._bodies_bytes -= size
-
-
-def _later(first: bytes, row: int) -> bytes:
-    if not row:
-        return first
-    return (int.from_bytes(first, "big") + row).to_bytes(16, "big")
 
 
 _RETRY: Final = ((b"retry-after", b"1"),)

@@ -23,6 +23,7 @@ from staytrue.kernel.release import Digest
 from staytrue.serve.batch import Batch, Chunk, Queue, Request
 from staytrue.serve.channel import LOGGED, STREAMED, UNLOGGED, Asked, Told, ask, frames_of, told
 from staytrue.serve.handshake import START_S, Errand, Facts, hand_over, read_facts, send_errand
+from staytrue.serve.ids import later
 from staytrue.serve.problem import Problem
 from staytrue.serve.schema import Schema
 from staytrue.serve.spawn import Started, start_worker
@@ -304,7 +305,7 @@ class Supervisor:
             first.at,
             batch.arm,
             1.0 / share if share else 0.0,
-            [(_id_at(chunk.request.id, chunk.start), chunk.size) for chunk in batch.chunks],
+            [(later(chunk.request.id, chunk.start), chunk.size) for chunk in batch.chunks],
             batch.flags,
             batch.packed,
         )
@@ -455,11 +456,6 @@ async def _read_exactly(loop: asyncio.AbstractEventLoop, sock: socket.socket, si
             raise asyncio.IncompleteReadError(data, size)
         data += got
     return data
-
-
-def _id_at(first: bytes, row: int) -> bytes:
-    """The id of a row of the request whose first row has this id."""
-    return first if not row else (int.from_bytes(first, "big") + row).to_bytes(16, "big")
 
 
 def _drawn(first: bytes, share: float) -> bool:
