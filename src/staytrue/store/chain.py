@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Column, Double, MetaData, Row, Table, Text, T
 
 from staytrue.errors import Conflict, Corrupt
 from staytrue.kernel.canonical_json import canonical_json
-from staytrue.store.event import Event, Ref, Role, RoleChange, StoredRef, check_entry, utc
+from staytrue.store.event import Event, Lease, Ref, Role, RoleChange, StoredRef, check_entry, utc
 from staytrue.store.migrations import GENESIS
 from staytrue.store.objects import digest
 
@@ -22,19 +22,22 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Dialect, Select
 
-    from staytrue.store.event import Entry
+    from staytrue.store.event import Entry, Fence
 
 __all__ = [
     "EVENT",
+    "LEASE",
     "REF",
     "ROLE",
     "HeadMovedError",
     "Prepared",
     "append",
     "as_event",
+    "as_lease",
     "as_ref",
     "as_role",
     "broken_links",
+    "take",
     "where",
 ]
 
@@ -90,6 +93,14 @@ ROLE = Table(
     Column("share", Double),
     Column("epoch", BigInteger),
 )
+LEASE = Table(
+    "lease",
+    _tables,
+    *(Column(name, Text) for name in ("app", "owner")),
+    Column("epoch", BigInteger),
+    Column("state", Text),
+    Column("at", _Microseconds),
+)
 _head = Table("head", _tables, *(Column(name, BigInteger) for name in ("id", "seq")), Column("hash", Text))
 
 
@@ -119,13 +130,18 @@ class Prepared:
         return self.entry.app, self.entry.timeline, self.entry.key
 
 
-def append(connection: Connection, prepared: list[Prepared], recorded_at: datetime) -> list[Event]:
+def append(
+    connection: Connection, prepared: list[Prepared], recorded_at: datetime, fence: Fence | None = None
+) -> list[Event]:
     """Appends in the caller's transaction; gives back the events in the order of the entries.
 
     Raises:
         HeadMovedError: another writer came first; roll back and try again.
-        Conflict: ST415 a key is taken by a different event, ST416 a role changed after the caller's read.
+        Conflict: ST415 a key is taken by a different event, ST416 a role changed after the caller's read, ST800 the lease
+            has another owner.
     """
+    if fence is not None:
+        _pass(connection, fence, recorded_at)
     # The head is read before the keys: when it is still the same at the swap below, no key was added in between.
     head = connection.execute(select(_head)).one()
     known = _stored(connection, prepared)
@@ -145,6 +161,38 @@ def append(connection: Connection, prepared: list[Prepared], recorded_at: dateti
             raise HeadMovedError
         _insert(connection, fresh)
     return [known[item.identity] for item in prepared]
+
+
+def take(connection: Connection, lease: Lease) -> None:
+    """Makes this the lease of its app, if the one there has the epoch before.
+
+    Raises:
+        Conflict: ST801, it has not: somebody else took it.
+    """
+    values = {"owner": lease.owner, "epoch": lease.epoch, "at": lease.at}
+    there = connection.execute(select(LEASE.c.epoch).where(LEASE.c.app == lease.app)).scalar()
+    if (there or 0) != lease.epoch - 1:
+        message = f"Can't run the loop of {lease.app}: another controller took it (epoch {there}, expected {lease.epoch - 1})."
+        raise Conflict("ST801", message, app=lease.app, epoch=there or 0)
+    if there is None:
+        state = canonical_json(lease.state).decode()
+        connection.execute(insert(LEASE).values(app=lease.app, state=state, **values))
+    elif (
+        connection.execute(
+            update(LEASE).where(LEASE.c.app == lease.app, LEASE.c.epoch == there).values(**values)
+        ).rowcount
+        != 1
+    ):
+        raise HeadMovedError
+
+
+def _pass(connection: Connection, fence: Fence, at: datetime) -> None:
+    """Replaces the state of a lease that still has the fence's epoch."""
+    state = canonical_json(fence.state).decode()
+    ours = update(LEASE).where(LEASE.c.app == fence.app, LEASE.c.epoch == fence.epoch)
+    if connection.execute(ours.values(state=state, at=at)).rowcount != 1:
+        message = f"This controller does not run the loop of {fence.app} any more: another one took over. Nothing was written."
+        raise Conflict("ST800", message, app=fence.app, epoch=fence.epoch)
 
 
 def _stored(connection: Connection, prepared: list[Prepared]) -> dict[tuple[str, str, str], Event]:
@@ -340,6 +388,23 @@ def as_ref(row: Row[Any]) -> StoredRef:
 def as_role(row: Row[Any]) -> Role:
     """The role in a row of ROLE."""
     return Role(**_fields(ROLE, row))
+
+
+def as_lease(row: Row[Any]) -> Lease:
+    """The lease in a row of LEASE.
+
+    Raises:
+        Corrupt: ST412, its state is not one that we wrote.
+    """
+    fields = _fields(LEASE, row)
+    try:
+        state = json.loads(row.state)
+    except (TypeError, ValueError):
+        state = None
+    if not isinstance(state, dict):
+        message = f"Can't read what the loop of {row.app} remembers. Run `staytrue verify`."
+        raise Corrupt("ST412", message, app=row.app)
+    return Lease(**{**fields, "state": state})
 
 
 def _fields(table: Table, row: Row[Any]) -> dict[str, Any]:

@@ -14,7 +14,20 @@ if TYPE_CHECKING:
 
     from staytrue.kernel.release import Digest
 
-__all__ = ["LIVE", "Entry", "Event", "Ref", "Role", "RoleChange", "RoleName", "StoredRef", "check_entry", "utc"]
+__all__ = [
+    "LIVE",
+    "Entry",
+    "Event",
+    "Fence",
+    "Lease",
+    "Ref",
+    "Role",
+    "RoleChange",
+    "RoleName",
+    "StoredRef",
+    "check_entry",
+    "utc",
+]
 
 LIVE = "live"
 """The timeline of what really happened; a replay writes its own, `replay/<policy>/<id>`."""
@@ -64,6 +77,30 @@ class Role:
     release: str | None
     share: float
     epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """Who runs an app's loop, and what the loop remembers: one row for each app, replaced and never added to.
+
+    `epoch` counts the owners: whoever takes the lease makes it one higher; from then on the owner before can't write.
+    """
+
+    app: str
+    owner: str
+    epoch: int
+    state: dict[str, Any]
+    at: datetime
+    """When it was last written, by the writer's clock: for people, nothing is decided by it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fence:
+    """A condition of an append: the app's lease still has this epoch. In the same transaction its state is replaced."""
+
+    app: str
+    epoch: int
+    state: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,20 +19,35 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 from staytrue.errors import InvalidInput, NotFound, StaytrueError, Unavailable
 from staytrue.store.chain import (
     EVENT,
+    LEASE,
     REF,
     ROLE,
     HeadMovedError,
     Prepared,
     append,
     as_event,
+    as_lease,
     as_ref,
     as_role,
     broken_links,
+    take,
     where,
 )
 from staytrue.store.database import Database
 from staytrue.store.durable import disk, make_directory, sync_directory
-from staytrue.store.event import LIVE, Entry, Event, Ref, Role, RoleChange, RoleName, StoredRef, utc
+from staytrue.store.event import (
+    LIVE,
+    Entry,
+    Event,
+    Fence,
+    Lease,
+    Ref,
+    Role,
+    RoleChange,
+    RoleName,
+    StoredRef,
+    utc,
+)
 from staytrue.store.migrations import LATEST, migrate_once, schema_version
 
 if TYPE_CHECKING:
@@ -41,7 +56,19 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Row, Select
 
-__all__ = ["LIVE", "Entry", "Event", "Ledger", "Ref", "Role", "RoleChange", "RoleName", "StoredRef"]
+__all__ = [
+    "LIVE",
+    "Entry",
+    "Event",
+    "Fence",
+    "Lease",
+    "Ledger",
+    "Ref",
+    "Role",
+    "RoleChange",
+    "RoleName",
+    "StoredRef",
+]
 
 _ATTEMPTS = 100
 _ID = re.compile(r"[0-9a-f-]{1,36}")
@@ -105,24 +132,28 @@ class Ledger:
             raise
         return ledger
 
-    def append(self, entries: Sequence[Entry], *, recorded_at: datetime) -> list[Event]:
+    def append(self, entries: Sequence[Entry], *, recorded_at: datetime, fence: Fence | None = None) -> list[Event]:
         """Appends the entries in one transaction and gives back their events, in the same order.
 
         An entry whose (app, timeline, key) is there already changes nothing: its stored event is given back, and
-        neither its references nor its roles are applied again. No entries: no transaction.
+        neither its references nor its roles are applied again. No entries and no fence: no transaction.
+
+        Args:
+            fence: a controller's: all of it happens only while it has the lease, and together with its new state.
 
         Raises:
             InvalidInput: ST414, an empty key, a naive time, a share outside [0, 1], ...; ST401 a body that is not JSON.
-            Conflict: ST415 the key is taken by a different event; ST416 a role changed after your read.
+            Conflict: ST415 the key is taken by a different event; ST416 a role changed after your read; ST800 the lease has
+                another owner.
             Unavailable: as `open`. Whether the append happened is then unknown: append the same entries again.
         """
         recorded_at = utc("recorded_at", recorded_at)
         prepared = [Prepared.of(entry) for entry in entries]
-        if not prepared:
+        if not prepared and fence is None:
             return []
         for _ in range(_ATTEMPTS):
             with contextlib.suppress(HeadMovedError), self._database.write("append to the ledger") as connection:
-                return append(connection, prepared, recorded_at)
+                return append(connection, prepared, recorded_at, fence)
         message = f"Can't append to the ledger: other writers came first {_ATTEMPTS} times in a row. Try again later."
         raise Unavailable("ST419", message, attempts=_ATTEMPTS)
 
@@ -179,6 +210,29 @@ class Ledger:
         """Every role that was ever given, sorted by name, in one consistent read."""
         query = where(select(ROLE), {ROLE.c.app: app, ROLE.c.timeline: timeline}).order_by(ROLE.c.role)
         return [as_role(row) for row in self._all(query)]
+
+    def lease(self, app: str) -> Lease | None:
+        """Who runs the app's loop, and what the loop remembers; None when nobody ever did."""
+        row = next(iter(self._all(where(select(LEASE), {LEASE.c.app: app}))), None)
+        return None if row is None else as_lease(row)
+
+    def take(self, app: str, *, owner: str, expect_epoch: int, at: datetime) -> Lease:
+        """Takes the lease of an app's loop, if it still has the epoch that was read (0: nobody ever had it).
+
+        What the loop remembers stays. From now on writes under an older epoch are refused.
+
+        Raises:
+            Conflict: ST801, somebody else took it meanwhile.
+        """
+        mine = Lease(app=app, owner=owner, epoch=expect_epoch + 1, state={}, at=utc("at", at))
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(HeadMovedError), self._database.write("take the lease of a loop") as connection:
+                take(connection, mine)
+                break
+        found = self.lease(app)
+        if found is None or (found.owner, found.epoch) != (owner, mine.epoch):
+            raise Unavailable("ST419", f"Can't take the lease of {app}'s loop: other writers came first. Try again.")
+        return found
 
     def refs(
         self,

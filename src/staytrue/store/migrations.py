@@ -44,6 +44,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE head (id BIGINT NOT NULL PRIMARY KEY CHECK (id = 1), seq BIGINT NOT NULL, hash TEXT NOT NULL)",
         f"INSERT INTO head (id, seq, hash) VALUES (1, 0, '{GENESIS}')",  # noqa: S608 - a constant of ours
     ),
+    # 2: who runs an app's loop, and what the loop remembers.
+    (
+        """CREATE TABLE lease (
+            app TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL CHECK (owner <> ''),
+            epoch BIGINT NOT NULL CHECK (epoch > 0), state TEXT NOT NULL, at BIGINT NOT NULL)""",
+    ),
 )
 
 LATEST = len(MIGRATIONS)

@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql
 from staytrue.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from staytrue.kernel.release import Digest
 from staytrue.store import chain
-from staytrue.store.ledger import Entry, Ledger, Ref, RoleChange
+from staytrue.store.ledger import Entry, Fence, Ledger, Ref, RoleChange
 from staytrue.store.migrations import LATEST
 from staytrue.store.objects import digest
 
@@ -172,6 +172,55 @@ def test_two_writers_with_the_same_read_have_one_winner(path: Path, ledger: Ledg
     assert (len(won), len(lost)) == (1, 3)
     assert [role.release for role in ledger.roles("rates", "live")] == [won[0].key]
     assert ledger.verify() == []
+
+
+def test_a_lease_keeps_what_the_loop_remembers_when_it_changes_hands(ledger: Ledger) -> None:
+    first = ledger.take("rates", owner="a", expect_epoch=0, at=NOW)
+    ledger.append([entry("x")], recorded_at=NOW, fence=Fence(app="rates", epoch=first.epoch, state={"lived": 3}))
+
+    second = ledger.take("rates", owner="b", expect_epoch=first.epoch, at=NOW)
+
+    assert (second.epoch, second.owner, second.state) == (2, "b", {"lived": 3})
+
+
+def test_who_lost_the_lease_writes_neither_events_nor_roles_nor_state(ledger: Ledger) -> None:
+    old = ledger.take("rates", owner="a", expect_epoch=0, at=NOW)
+    ledger.take("rates", owner="b", expect_epoch=old.epoch, at=NOW)
+
+    with pytest.raises(Conflict, match="ST800"):
+        ledger.append([crown("x", A, 0)], recorded_at=NOW, fence=Fence(app="rates", epoch=old.epoch, state={"n": 1}))
+
+    lease = ledger.lease("rates")
+    assert ledger.events() == []
+    assert ledger.roles("rates", "live") == []
+    assert lease is not None
+    assert lease.state == {}
+
+
+def test_a_state_is_not_replaced_when_the_events_are_refused(ledger: Ledger) -> None:
+    lease = ledger.take("rates", owner="a", expect_epoch=0, at=NOW)
+    ledger.append([crown("x", A, 0)], recorded_at=NOW)
+
+    with pytest.raises(Conflict, match="ST416"):
+        ledger.append([crown("y", B, 0)], recorded_at=NOW, fence=Fence(app="rates", epoch=lease.epoch, state={"n": 1}))
+
+    kept = ledger.lease("rates")
+    assert kept is not None
+    assert kept.state == {}
+
+
+def test_one_of_two_takes_the_lease(ledger: Ledger) -> None:
+    ledger.take("rates", owner="a", expect_epoch=0, at=NOW)
+    with pytest.raises(Conflict, match="ST801"):
+        ledger.take("rates", owner="b", expect_epoch=0, at=NOW)
+
+
+def test_a_state_is_replaced_without_an_event(ledger: Ledger) -> None:
+    lease = ledger.take("rates", owner="a", expect_epoch=0, at=NOW)
+    ledger.append([], recorded_at=NOW, fence=Fence(app="rates", epoch=lease.epoch, state={"n": 2}))
+    kept = ledger.lease("rates")
+    assert kept is not None
+    assert (kept.state, ledger.events(), ledger.lease("other")) == ({"n": 2}, [], None)
 
 
 def test_events_are_filtered_and_ordered(ledger: Ledger) -> None:
