@@ -1,14 +1,13 @@
 """Life: an app living through ticks under one policy. It answers, learns when labels come, decides, tries, and writes down why.
 
 What it decides is decided in the kernel; what it needs computed, it asks for as jobs; the clock is that of the ticks. A
-replay runs one life per policy over the past.
+replay runs one life per policy over the past. The controller runs one for as long as the app is served, and keeps what it
+remembers (`loop/memory.py`) from tick to tick: so what happens live is what a replay of the same rows says.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,18 +19,18 @@ from staytrue.kernel.duration import duration
 from staytrue.kernel.policy import Decision, Known, Policy, Settings, decide
 from staytrue.kernel.release import Digest
 from staytrue.kernel.rollout import Move, Step, advance, in_canary, moved, steps
-from staytrue.kernel.trial import Judgement
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
 from staytrue.loop.deliver import note_failure
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.past import Past
-from staytrue.loop.release import new_release
+from staytrue.loop.release import checked_out, new_release
 from staytrue.loop.train import TRAININGS, Trained, train
-from staytrue.loop.trial import Backtest, Trial, backtest, inputs, pairs
+from staytrue.loop.trial import Backtest, Pairs, Sums, Trial, backtest, inputs, pairs
 from staytrue.loop.watch import RollbackWatch, Watch
+from staytrue.store.ledger import Ref
 
-__all__ = ["Life", "Lived", "mean_interval", "short"]
+__all__ = ["Candidate", "Life", "Retraining", "Served", "Waiting", "mean_interval", "short"]
 
 _NEW_ROWS = 100
 """Fewer labelled rows since the champion's training than this, and there is nothing to compare a challenger on."""
@@ -41,30 +40,6 @@ _HALF = 0.5
 """Share of the rows that a challenger answers when the trial has no live step of its own."""
 _DAY = timedelta(days=1)
 _RECENT_TICKS = 28
-
-
-@dataclass
-class Lived:
-    """What became of one policy."""
-
-    name: str
-    fresh_loss: float
-    """What a row cost when the first champion was fresh: the unit of `retrain_cost`, the same for all policies."""
-    by_tick: dict[int, np.ndarray]
-    """tick -> losses of the answers that were given, one for each row with a label."""
-    retrains: int
-    trained: int
-    promoted: int
-    rejected: int
-    bad_days: int
-    seconds: float
-    unanswered: int
-    timeline: list[dict[str, Any]]
-
-    @property
-    def losses(self) -> list[np.ndarray]:
-        """The losses of each tick, oldest first."""
-        return list(self.by_tick.values())
 
 
 def mean_interval(losses: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -78,20 +53,57 @@ def mean_interval(losses: Sequence[np.ndarray]) -> tuple[float, float]:
     return (mean - 1.96 * spread, mean + 1.96 * spread)
 
 
-@dataclass(frozen=True)
-class _Served:
-    """Who answered a tick."""
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """Who answered a tick: the champion, the challenger of trial `number` with its share, the old champion of a watch."""
 
-    champion: Trained
+    champion: Digest
+    challenger: Digest | None = None
+    number: int = 0
+    share: float = 0.0
+    old: Digest | None = None
+    watch: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraining:
+    """A retraining that was decided and is under way."""
+
+    now: datetime
+    known: int
+    """On labels of ticks before this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A challenger that has proven itself and waits for a person's word."""
+
+    until: datetime
+    sentence: str
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A release of changed code on its way into a trial, its backtest behind it."""
+
     release: Digest
-    trial: Trial | None
-    share: float
-    rollback: RollbackWatch | None
+    trained: Trained
+    refs: tuple[Ref, ...]
+    pairs: Pairs
+    started: int
+    """Labels of ticks before this one were known to its training and its backtest."""
+    sentence: str
+    evidence: Mapping[str, Any]
 
 
 @dataclass
 class Life:
-    """One policy living through the past."""
+    """One app under one policy, tick by tick.
+
+    Args:
+        approved: whether a person's word is taken as given, as in a replay, where there is nobody to ask.
+    """
 
     ctx: Context
     past: Past
@@ -99,21 +111,30 @@ class Life:
     policy: Policy
     settings: Settings
     chronicle: Chronicle
-    moved_on: Callable[[str, int, int], None]
+    approved: bool = True
 
     champion: Trained = field(init=False)
     release: Digest = field(init=False)
-    first: Trained = field(init=False)
     stop: int = 0
     """The champion was trained on ticks before this one."""
+    began: int = 0
+    """The first tick that was lived through."""
+    lived: int = 0
+    """The next tick to live through."""
+    known: int = 0
+    """Labels of ticks before this one were learned from."""
+    tried: int = 0
+    """The last retraining knew the labels of ticks before this one."""
     watch: Watch = field(default_factory=Watch)
+    retraining: Retraining | None = None
     trial: Trial | None = None
+    waiting: Waiting | None = None
     rollback: RollbackWatch | None = None
     decided_at: datetime = field(init=False)
     spent: list[datetime] = field(default_factory=list)
     setbacks: int = 0
     number: int = 0
-    served: dict[int, _Served] = field(default_factory=dict)
+    served: dict[int, Served] = field(default_factory=dict)
     by_tick: dict[int, np.ndarray] = field(default_factory=dict)
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("retrains", "trained", "promoted", "rejected"), 0)
@@ -122,31 +143,14 @@ class Life:
     unanswered: int = 0
     timeline: list[dict[str, Any]] = field(default_factory=list)
     last: Decision | None = None
+    _who: dict[Digest, Trained] = field(default_factory=dict)
 
-    def live(self) -> Steps[Lived]:
-        """Tick by tick to the end."""
-        began = time.perf_counter()
-        yield from self._begin()
-        known = self._known_by(self.now(self.past.first, begins=True), 0)
-        for tick in range(self.past.first, self.past.until):
-            yield from self._answer(tick)
-            now = self.now(tick)
-            upto = self._known_by(now, known)
-            for matured in range(max(known, self.past.first), upto):
-                self._learn(matured, now)
-            known = upto
-            if self.trial:
-                self._advance(now)
-            elif self._may_retrain(now, known):
-                yield from self._consider(now, known)
-            self.chronicle.write()
-            self.moved_on(self.name, tick + 1 - self.past.first, self.past.until - self.past.first)
-        self._end(self.now(self.past.until - 1), known)
-        fresh_loss = yield from self._fresh_loss()
-        return self._lived(fresh_loss, time.perf_counter() - began)
+    # ------------------------------------------------------------ the clock
 
     def now(self, tick: int, *, begins: bool = False) -> datetime:
-        """The simulated clock at the end (or the beginning) of a tick."""
+        """The clock at the end (or the beginning) of a tick; at the beginning of one that is still to come as well."""
+        if begins and tick == len(self.past.ticks):
+            return self.past.ticks[tick - 1].part.until
         part = self.past.ticks[tick].part
         return part.since if begins else part.until
 
@@ -157,30 +161,73 @@ class Life:
             stop += 1
         return stop
 
-    # ------------------------------------------------------------ answering and learning
+    # ------------------------------------------------------------ living
 
-    def _begin(self) -> Steps[None]:
-        now = self.now(self.past.first, begins=True)
+    def begin(self) -> Steps[None]:
+        """The first release, trained on all that is known when the first tick begins.
+
+        Raises:
+            StaytrueError: what the training raised; it is in the log.
+        """
+        first = self.past.first
+        now = self.now(first, begins=True)
         stop = self._known_by(now, 0)
         try:
-            self.first = self.champion = yield from train(self.ctx, inputs(self.past, *self._training_span(stop)))
+            champion = yield from train(self.ctx, inputs(self.past, *self._training_span(stop)))
         except StaytrueError as exc:
             if tells_of_the_job(exc):
                 note_failure(self.ctx, exc, timeline=TRAININGS)
             raise
-        self.stop, self.decided_at = stop, now
-        self._count_training(self.champion)
-        self.release, refs = new_release(self.ctx, self.champion, scores={}, parents=())
+        self.counts["trained"] += champion.ran
+        release, refs = new_release(self.ctx, champion, scores={}, parents=())
+        self.crown(release, champion, stop=stop, now=now)
         self._tell(
             "deployed",
-            f"First release, trained on {self.champion.rows:,} rows: nothing to compare it with yet.",
+            f"First release, trained on {champion.rows:,} rows: nothing to compare it with yet.",
             now,
-            self.release,
-            {"rows": self.champion.rows},
+            release,
+            {"rows": champion.rows},
             refs=refs,
-            roles={"champion": (self.release, 1.0)},
+            roles={"champion": (release, 1.0)},
         )
         self.chronicle.write()
+
+    def crown(self, release: Digest, champion: Trained, *, stop: int, now: datetime) -> None:
+        """Begin a life with this champion, which was trained on ticks before `stop`; nothing is known of what it loses."""
+        self.release, self.champion, self.stop, self.decided_at = release, champion, stop, now
+        self._who[release] = champion
+        self.began = self.lived = self.past.first
+        self.known = max(self._known_by(now, 0), self.known)
+        self.tried = stop
+
+    def tick(self, tick: int) -> Steps[None]:
+        """Live through one tick: its rows are answered, labels that are due are learned from, and what follows is decided."""
+        yield from self._answer(tick)
+        now = self.now(tick)
+        known = self._known_by(now, self.known)
+        for matured in range(max(self.known, self.began), known):
+            self._learn(matured, now)
+        self.known = known
+        self.lived = tick + 1
+        if self.trial:
+            self._advance(now)
+        elif self._may_retrain(now):
+            yield from self._consider(now)
+        self.chronicle.write()
+
+    def resume(self) -> Steps[None]:
+        """Go on with a retraining that was decided before a crash."""
+        if self.retraining is not None:
+            yield from self._retrain_or_reject(self.retraining)
+            self.chronicle.write()
+
+    def who(self, release: Digest) -> Trained:
+        """Who answers for a release."""
+        if release not in self._who:
+            self._who[release] = checked_out(self.ctx, self.ctx.store.release_document(release))
+        return self._who[release]
+
+    # ------------------------------------------------------------ answering and learning
 
     def _training_span(self, stop: int) -> tuple[int, int]:
         window = self.settings.window
@@ -192,19 +239,28 @@ class Life:
     def _answer(self, tick: int) -> Steps[None]:
         """The champion, and whoever is on trial or kept warm beside it, answer the tick's rows; no label is looked at."""
         models = [self.champion]
-        if self.trial:
-            models.append(self.trial.challenger)
-        if self.rollback:
-            models.append(self.rollback.old)
+        trial, rollback = self.trial, self.rollback
+        if trial:
+            models.append(trial.challenger)
+        if rollback:
+            models.append(rollback.old)
         yield from self.past.answered(models, tick, tick + 1)
-        share = self.trial.step.share if self.trial else 0.0
-        self.served[tick] = _Served(self.champion, self.release, self.trial, share, self.rollback)
+        self.served[tick] = Served(
+            champion=self.release,
+            challenger=trial.release if trial else None,
+            number=trial.number if trial else 0,
+            share=trial.step.share if trial else 0.0,
+            old=rollback.old_release if rollback else None,
+            watch=rollback.number if rollback else 0,
+        )
 
     def _learn(self, tick: int, now: datetime) -> None:
         """The tick's labels are known: what did it cost, and what does it say of champion, challenger and old champion?"""
-        served = self.served.pop(tick)
+        served = self.served.pop(tick, None)
+        if served is None:
+            return
         try:
-            losses = self.past.losses(served.champion, tick)
+            losses = self.past.losses(self.who(served.champion), tick)
         except StaytrueError as exc:
             if not tells_of_the_job(exc):
                 raise
@@ -216,31 +272,29 @@ class Life:
                 _told_of(exc),
             )
             return
-        shown = losses
-        if served.trial:
-            shown = self._learn_trial(served, tick, losses, now)
-        self.by_tick[tick] = shown
-        if served.release == self.release:
+        self.by_tick[tick] = self._learn_trial(served, tick, losses, now)
+        if served.champion == self.release:
             self._learn_champion(tick, losses, now)
-        if served.rollback and served.rollback is self.rollback:
-            self._learn_rollback(served.rollback, tick, losses, now)
+        if self.rollback and served.watch == self.rollback.number:
+            self._learn_rollback(self.rollback, tick, losses, now)
 
-    def _learn_trial(self, served: _Served, tick: int, losses: np.ndarray, now: datetime) -> np.ndarray:
-        trial = served.trial
-        if trial is None:
+    def _learn_trial(self, served: Served, tick: int, losses: np.ndarray, now: datetime) -> np.ndarray:
+        """The losses of the answers that were shown: the champion's, and in a canary those of the challenger."""
+        if served.challenger is None:
             return losses
+        trial = self.trial if self.trial and self.trial.number == served.number else None
         try:
-            challenger = self.past.losses(trial.challenger, tick)
+            challenger = self.past.losses(self.who(served.challenger), tick)
         except StaytrueError as exc:
             if not tells_of_the_job(exc):
                 raise
             # An error of a challenger rolls it back at once; its share of the rows went to the champion.
-            if self.trial is trial:
+            if trial:
                 self._reject(now, trial.step.stage, "error", exc.message, _told_of(exc))
             return losses
-        if self.trial is trial:
+        if trial:
             trial.seen(self.past, tick, challenger, losses)
-        mask = in_canary(self.past.keys(tick), served.share, salt=f"{self.ctx.app.name} {trial.number}")
+        mask = in_canary(self.past.keys(tick), served.share, salt=served.challenger)
         return np.where(mask, challenger, losses) if len(losses) else losses
 
     def _learn_champion(self, tick: int, losses: np.ndarray, now: datetime) -> None:
@@ -272,48 +326,58 @@ class Life:
             return
         judgement = rollback.learn(self.past, tick, losses, old)
         if judgement is not None:
-            self._roll_back(rollback, judgement, now)
+            self.roll_back(now, judgement.sentence, short(judgement.evidence))
         elif rollback.rows_left <= 0:
             self.rollback = None
 
     # ------------------------------------------------------------ deciding
 
-    def _may_retrain(self, now: datetime, known: int) -> bool:
+    def _may_retrain(self, now: datetime) -> bool:
         cooldown = duration(self.settings.cooldown) * 2 ** min(self.setbacks, _MOST_DOUBLINGS)
         today = [at for at in self.spent if at > now - _DAY]
         return (
             (not self.spent or now - self.spent[-1] >= cooldown)
             and len(today) < self.settings.budget
-            and self.past.rows(self.stop, known) >= _NEW_ROWS
+            and self.past.rows(self.stop, self.known) >= _NEW_ROWS
+            and self.past.rows(self.tried, self.known) > 0  # else it would be the same recipe again
         )
 
-    def _consider(self, now: datetime, known: int) -> Steps[None]:
+    def _consider(self, now: datetime) -> Steps[None]:
         self.last = decide(
             self.policy,
             Known(
                 now=now,
                 trained_at=self.decided_at,
                 rows_trained=self.champion.rows,
-                rows_since=self.past.rows(self.stop, known),
+                rows_since=self.past.rows(self.stop, self.known),
                 freshness=self.watch.books,
                 retrain_cost=self.settings.retrain_cost,
                 alarms=("harm",) if self.watch.alarmed else (),
             ),
             name=self.name,
         )
-        if not self.last.retrain:
-            return
+        if self.last.retrain:
+            yield from self.retrain(now, self.last)
+
+    def retrain(self, now: datetime, decision: Decision) -> Steps[None]:
+        """Retrain on what is known, and bring what comes out into a trial."""
         self.counts["retrains"] += 1
         self.number += 1
-        self.decided_at = now
-        self.spent.append(now)
-        self._tell("retrain", f"Retrain: {self.last.why}.", now, None, self.last.numbers)
+        self.decided_at, self.tried = now, self.known
+        self.spent = [*(at for at in self.spent if at > now - _DAY), now]
+        self.retraining = Retraining(now=now, known=self.known)
+        self._tell("retrain", f"Retrain: {decision.why}.", now, None, decision.numbers)
+        self.chronicle.checkpoint()
+        yield from self._retrain_or_reject(self.retraining)
+
+    def _retrain_or_reject(self, under_way: Retraining) -> Steps[None]:
         try:
-            yield from self._retrain(now, known)
+            yield from self._retrain(under_way.now, under_way.known)
         except StaytrueError as exc:
             if not tells_of_the_job(exc):
                 raise
-            self._reject(now, "training", "error", exc.message, _told_of(exc))
+            self._reject(under_way.now, "training", "error", exc.message, _told_of(exc))
+        self.retraining = None
 
     def _retrain(self, now: datetime, known: int) -> Steps[None]:
         plan = steps(self.settings.trial)
@@ -328,7 +392,7 @@ class Life:
                 return
             span = (tested.start, known)
         challenger = yield from train(self.ctx, inputs(self.past, *span), previous=self.champion.model)
-        self._count_training(challenger)
+        self.counts["trained"] += challenger.ran
         scores = {"backtest": tested.challenger_loss, "backtest_champion": tested.champion_loss} if tested else {}
         release, refs = new_release(self.ctx, challenger, scores=scores, parents=(self.release,))
         evidence = (
@@ -336,16 +400,8 @@ class Life:
             if tested
             else (yield from pairs(self.past, self.settings, self.champion, challenger, stop=known, number=self.number))
         )
-        self.trial = Trial(
-            number=self.number,
-            challenger=challenger,
-            release=release,
-            steps=self._live_steps(plan, tested),
-            started=known,
-            pairs=evidence,
-            live=evidence.cleared(),
-        )
-        self._tell_step(now, refs)
+        proven = tested is not None and tested.judgement.verdict == "better"
+        self._enter(now, release, challenger, evidence, known, proven=proven, refs=refs)
 
     def _passes(self, tested: Backtest, now: datetime, known: int) -> bool:
         """A backtest is passed unless the challenger is worse, or no better in the mean: then there is nothing to gain."""
@@ -360,21 +416,51 @@ class Life:
         }
         compared = f"{tested.challenger_loss:.4g} against {tested.champion_loss:.4g} on {tested.held_out:,} rows that neither saw"
         if tested.judgement.verdict == "worse" or gain <= 0:
-            base = self.past.losses_between(self.champion, tested.cut, known)
+            base = Sums().seen(self.past.losses_between(self.champion, tested.cut, known))
             why = f"in the backtest it loses {compared}"
-            self._reject(now, "backtest", tested.judgement.verdict, why, numbers, settled=[base])
+            self._reject(now, "backtest", tested.judgement.verdict, why, numbers, settled=base)
             return False
         self._tell("backtest", f"Backtest passed: it loses {compared}.", now, None, numbers)
         return True
 
-    def _live_steps(self, plan: Sequence[Step], tested: Backtest | None) -> tuple[Step, ...]:
+    def enter(self, candidate: Candidate, now: datetime) -> None:
+        """Bring a release of changed code into its trial."""
+        self._tell("backtest", candidate.sentence, now, candidate.release, candidate.evidence)
+        self._enter(
+            now,
+            candidate.release,
+            candidate.trained,
+            candidate.pairs,
+            candidate.started,
+            proven=False,
+            refs=candidate.refs,
+            source="code",
+        )
+
+    def _enter(
+        self, now: datetime, release: Digest, challenger: Trained, evidence: Pairs, started: int, *,
+        proven: bool, refs: tuple[Ref, ...], source: str = "retrain",
+    ) -> None:  # fmt: skip
+        self._who[release] = challenger
+        self.trial = Trial(
+            number=self.number,
+            challenger=challenger,
+            release=release,
+            steps=self._live_steps(proven=proven),
+            started=started,
+            pairs=evidence,
+            live=evidence.cleared(),
+            source=source,
+        )
+        self._tell_step(now, refs)
+
+    def _live_steps(self, *, proven: bool) -> tuple[Step, ...]:
         """The steps after the backtest; while harm is done, waiting costs too, so what is proven better skips the shadow."""
-        rest = tuple(step for step in plan if step.stage != "backtest")
+        rest = tuple(step for step in steps(self.settings.trial) if step.stage != "backtest")
         canary = tuple(step for step in rest if step.stage == "canary")
-        proven = tested is not None and tested.judgement.verdict == "better"
         return (canary if self.watch.alarmed and proven else ()) or rest or (Step(stage="canary", share=_HALF),)
 
-    def _tell_step(self, now: datetime, refs: Any = ()) -> None:
+    def _tell_step(self, now: datetime, refs: tuple[Ref, ...] = ()) -> None:
         trial = self.trial
         if trial is None:
             return
@@ -415,19 +501,49 @@ class Life:
             **short(judgement.evidence),
         }
         if move == "reject":
-            self._reject(now, trial.step.stage, verdict, judgement.sentence, numbers, settled=trial.champion_losses)
+            self._reject(now, trial.step.stage, verdict, judgement.sentence, numbers, settled=trial.champion_lost)
         elif move == "pass" and trial.last:
             moved(trial.step.stage, "pass", "champion")
-            self._promote(trial, judgement.sentence, numbers, now)
+            self._proven(judgement.sentence, numbers, now)
         elif move == "pass":
             moved(trial.step.stage, "pass", trial.steps[trial.at + 1].stage)
             trial.at += 1
             trial.step_rows = 0
             self._tell_step(now)
 
+    def _proven(self, sentence: str, numbers: Mapping[str, Any], now: datetime) -> None:
+        """The trial is passed: promote, or wait for a person."""
+        if self.approved or not self.settings.approve:
+            self.promote(now, sentence, numbers)
+        elif self.waiting is None and self.trial:
+            until = now + duration(self.settings.approve_within)
+            self.waiting = Waiting(until=until, sentence=sentence, evidence=numbers)
+            self._tell(
+                "waiting",
+                f"Challenger {self.trial.release[:8]} waits for a person: {sentence}. `staytrue promote` or `staytrue reject`; "
+                f"without a word by {until:%Y-%m-%d %H:%M} UTC it is {_DEFAULTS[self.settings.approve_default]}.",
+                now,
+                self.trial.release,
+                {"until": until.isoformat(), **numbers},
+            )
+
+    def expire(self, now: datetime) -> None:
+        """Act on a challenger that nobody spoke about in time."""
+        waiting, trial = self.waiting, self.trial
+        if waiting is None or trial is None or now < waiting.until:
+            return
+        if self.settings.approve_default == "promote":
+            self.promote(now, f"{waiting.sentence}; nobody objected in time", waiting.evidence)
+        else:
+            self._reject(now, trial.step.stage, "expired", "nobody approved it in time", waiting.evidence)
+
     # ------------------------------------------------------------ outcomes
 
-    def _promote(self, trial: Trial, sentence: str, numbers: Mapping[str, Any], now: datetime) -> None:
+    def promote(self, now: datetime, sentence: str, numbers: Mapping[str, Any]) -> None:
+        """Make the challenger champion; the old one stays warm, and rollback armed."""
+        trial = self.trial
+        if trial is None:
+            return
         self.counts["promoted"] += 1
         old, old_release, old_stop = self.champion, self.release, self.stop
         self.champion, self.release, self.stop = trial.challenger, trial.release, trial.started
@@ -441,32 +557,30 @@ class Life:
         )
         if self.settings.watch_rows:
             self.rollback = RollbackWatch(
+                number=trial.number,
                 old=old,
                 old_release=old_release,
                 old_stop=old_stop,
                 pairs=trial.pairs.cleared(),
                 rows_left=self.settings.watch_rows,
             )
-        self.watch.renew(np.concatenate(trial.losses))
-        self.trial, self.setbacks = None, 0
+        self.watch.renew(trial.lost)
+        self.trial, self.waiting, self.setbacks = None, None, 0
+
+    def reject(self, now: datetime, verdict: str, why: str, numbers: Mapping[str, Any]) -> None:
+        """End the trial under way, from outside of it: by a guard, a person, or because something newer comes."""
+        if self.trial:
+            self._reject(now, self.trial.step.stage, verdict, why, numbers)
 
     def _reject(
-        self,
-        now: datetime,
-        stage: str,
-        verdict: str,
-        why: str,
-        numbers: Mapping[str, Any],
-        *,
-        settled: Sequence[np.ndarray] = (),
-    ) -> None:
+        self, now: datetime, stage: str, verdict: str, why: str, numbers: Mapping[str, Any], *,
+        settled: Sums | None = None,
+    ) -> None:  # fmt: skip
         self.counts["rejected"] += 1
-        self.setbacks += 1
-        trial, self.trial = self.trial, None
+        self.setbacks += verdict != "superseded"
+        trial, self.trial, self.waiting = self.trial, None, None
         named = f"Challenger {trial.release[:8]}" if trial else "Challenger"
-        word = {"worse": "worse", "error": "it failed"}.get(
-            verdict, "not shown to be better in time" if trial else "nothing gained"
-        )
+        word = _REASONS.get(verdict, "not shown to be better in time" if trial else "nothing gained")
         self._tell(
             "rejected",
             f"{named} rejected in {stage} ({word}): {why}. The champion stays.",
@@ -475,36 +589,53 @@ class Life:
             {"stage": stage, **numbers},
             roles={"challenger": (None, 0.0)} if trial else None,
         )
-        if settled:
-            self.watch.settle(np.concatenate(settled))
+        if settled and (trial is None or trial.source == "retrain"):
+            self.watch.settle(settled)
 
-    def _roll_back(self, rollback: RollbackWatch, judgement: Judgement, now: datetime) -> None:
-        bad = self.release
+    def roll_back(self, now: datetime, sentence: str, numbers: Mapping[str, Any]) -> None:
+        """Give the old champion its role back, as long as the watch lasts."""
+        rollback, bad = self.rollback, self.release
+        if rollback is None:
+            return
         moved("champion", "roll_back", "rolled_back")
         if self.trial:
             self._reject(now, self.trial.step.stage, "stopped", "its champion was rolled back", {})
         self.champion, self.release, self.stop = rollback.old, rollback.old_release, rollback.old_stop
         self.rollback = None
         self.setbacks += 1
-        self.watch.renew(np.empty(0))
+        self.watch.renew(Sums())
         self._tell(
             "rolled_back",
-            f"Release {bad[:8]} rolled back to {self.release[:8]}: {judgement.sentence}.",
+            f"Release {bad[:8]} rolled back to {self.release[:8]}: {sentence}.",
             now,
             self.release,
-            {"from": bad, **short(judgement.evidence)},
+            {"from": bad, **numbers},
             roles={"champion": (self.release, 1.0), "previous": (None, 0.0)},
         )
 
     def _alarm(self, kind: str, sentence: str, now: datetime, numbers: Mapping[str, Any]) -> None:
-        self._tell("alarm", f"{kind.capitalize()} alarm: {sentence}", now, self.release, {"alarm": kind, **numbers})
+        told = {"alarm": kind, **numbers}
+        self._tell(
+            "alarm", f"{kind.capitalize()} alarm: {sentence}", now, self.release, told, alarm=kind, state="opened"
+        )
 
-    def _end(self, now: datetime, known: int) -> None:
+    # ------------------------------------------------------------ what is known of it
+
+    def looked(self) -> None:
+        """Write down the last look: what a story of the past ends with."""
+        seen, now = self.look(), self.now(self.lived - 1)
+        self._tell(
+            "looked", f"Looked at {seen['rows']} rows of the last {_RECENT_TICKS} ticks.", now, self.release, seen
+        )
+        self.chronicle.write()
+
+    def look(self) -> dict[str, Any]:
+        """What `status` asks: the champion's loss of late, open alarms, the trial under way, and what comes next."""
         newest = list(self.by_tick.values())[-_RECENT_TICKS:]
         recent = np.concatenate([np.empty(0), *newest])
         trial = self.trial
         low, high = mean_interval(newest)
-        numbers = {
+        return {
             "champion": self.release,
             "rows": len(recent),
             "loss": _six(recent.mean()) if len(recent) else None,
@@ -514,20 +645,15 @@ class Life:
             "alarms": ["harm"] if self.watch.alarmed else [],
             "trial": {"release": trial.release, "stage": trial.step.stage, "rows": trial.live_rows} if trial else None,
             "next": self.last.why if self.last else "the policy was not asked yet",
-            "rows_since": self.past.rows(self.stop, known),
-            "until": now.isoformat(),
+            "rows_since": self.past.rows(self.stop, self.known),
+            "until": self.now(self.lived, begins=True).isoformat(),
         }
-        self._tell("looked", f"Looked at {len(recent)} rows of the last 28 ticks.", now, self.release, numbers)
-        self.chronicle.write()
-
-    def _count_training(self, trained: Trained) -> None:
-        self.counts["trained"] += trained.ran
 
     def _tell(
         self, kind: str, sentence: str, now: datetime, release: Digest | None, numbers: Mapping[str, Any], *,
-        refs: Any = (), roles: Any = None,
+        refs: tuple[Ref, ...] = (), roles: Any = None, **more: str,
     ) -> None:  # fmt: skip
-        body = {"policy": self.name, "release": release, "evidence": dict(numbers)}
+        body = {"policy": self.name, "release": release, "evidence": dict(numbers), **more}
         self.chronicle.tell(kind, sentence, at=now, body=body, refs=tuple(refs), roles=roles)
         self.timeline.append(
             {
@@ -540,30 +666,17 @@ class Life:
             }
         )
 
-    def _fresh_loss(self) -> Steps[float]:
-        """The first champion's mean loss over its first rows, whoever answered them in the end."""
-        stop = self.past.first + 1
-        while stop < self.past.until and self.past.rows(self.past.first, stop) < self.watch.books.warm:
-            stop += 1
-        yield from self.past.answered([self.first], self.past.first, stop)
-        losses = []
-        for tick in range(self.past.first, stop):
-            with suppress(StaytrueError):  # ticks that it could not answer say nothing of its loss
-                losses.append(self.past.losses(self.first, tick))
-        found = np.concatenate([np.empty(0), *losses])
-        return float(found.mean()) if len(found) else 0.0
 
-    def _lived(self, fresh_loss: float, seconds: float) -> Lived:
-        return Lived(
-            name=self.name,
-            fresh_loss=fresh_loss,
-            by_tick=self.by_tick,
-            bad_days=len(self.bad),
-            seconds=seconds,
-            unanswered=self.unanswered,
-            timeline=self.timeline,
-            **self.counts,
-        )
+_DEFAULTS = {"promote": "promoted", "reject": "rejected"}
+_REASONS = {
+    "worse": "worse",
+    "error": "it failed",
+    "guard": "a guard tripped",
+    "person": "a person said no",
+    "expired": "nobody approved",
+    "superseded": "something newer came",
+    "stopped": "stopped",
+}
 
 
 def _told_of(exc: StaytrueError) -> dict[str, Any]:

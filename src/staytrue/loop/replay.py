@@ -8,7 +8,10 @@ Trainings are real and run once: what a recipe gave is found again, by this repl
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -17,14 +20,16 @@ from typing import Any
 import numpy as np
 
 from staytrue.engines.process import ProcessPool
+from staytrue.errors import StaytrueError
 from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.policy import policy as named_policy
 from staytrue.kernel.release import Digest
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
-from staytrue.loop.jobs import drive
-from staytrue.loop.life import Life, Lived, mean_interval
+from staytrue.loop.jobs import Steps, drive
+from staytrue.loop.life import Life, mean_interval
 from staytrue.loop.past import Past
+from staytrue.loop.train import Trained
 from staytrue.settings import setting
 from staytrue.store.ledger import LIVE, Ref
 from staytrue.store.objects import digest
@@ -59,13 +64,14 @@ def replay(
     table = ctx.store.table(_source(ctx), app=ctx.app.name).table
     past = Past.of(ctx, table, since=since, until=until)
     names = list(dict.fromkeys(policies))
-    lines = {name: _line(ctx, past, name, live=name == live, moved_on=moved_on) for name in names}
-    stories = {name: story for name, line in lines.items() if (story := _told(ctx, line.chronicle)) is not None}
-    fresh = {name: line.live() for name, line in lines.items() if name not in stories}
+    lives = {name: _life(ctx, past, name, live=name == live) for name in names}
+    stories = {name: story for name, life in lives.items() if (story := _told(ctx, life.chronicle)) is not None}
+    moved = moved_on or (lambda _name, _done, _all: None)
+    fresh = {name: _live(life, moved) for name, life in lives.items() if name not in stories}
     if fresh:
         with ProcessPool(ctx.store.work / "jobs", slots=int(setting("slots")) or None) as pool:
             lived = drive(fresh, pool)
-        stories |= {name: _tell(past, one, lines[name].chronicle) for name, one in lived.items()}
+        stories |= {name: _tell(past, one, lives[name].chronicle) for name, one in lived.items()}
     return {
         "app": ctx.app.name,
         "since": past.ticks[past.first].part.since.isoformat(),
@@ -89,17 +95,19 @@ def _told(ctx: Context, chronicle: Chronicle) -> dict[str, Any] | None:
     return dict(story)
 
 
-def _tell(past: Past, lived: Lived, chronicle: Chronicle) -> dict[str, Any]:
+def _tell(past: Past, lived: _Lived, chronicle: Chronicle) -> dict[str, Any]:
     """Keep the story that was lived to its end, so that asking again costs nothing."""
-    story = {"result": _document(past, lived), "timeline": lived.timeline}
+    counts = lived.life.counts
+    story = {"result": _document(past, lived), "timeline": lived.life.timeline}
     # As text: an id that stands bare in a document is taken for an object that must be kept. And fields keep their order.
     text = json.dumps(story, ensure_ascii=False)
     kept = past.ctx.store.objects.put_document({"kind": "replay", "story": text})
     chronicle.tell(
         "replayed",
-        f"Replayed {lived.name}: {lived.retrains} retrainings, {lived.promoted} promoted, {lived.rejected} rejected.",
+        f"Replayed {lived.life.name}: {counts['retrains']} retrainings, {counts['promoted']} promoted, "
+        f"{counts['rejected']} rejected.",
         at=past.ticks[past.until - 1].part.until,
-        body={"policy": lived.name, "run": chronicle.run},
+        body={"policy": lived.life.name, "run": chronicle.run},
         refs=(Ref(kind="replay", name=chronicle.run, digest=kept),),
     )
     chronicle.write()
@@ -111,7 +119,44 @@ def _source(ctx: Context) -> str:
     return labelled.spec.name if labelled else ""
 
 
-def _line(ctx: Context, past: Past, name: str, *, live: bool, moved_on: Callable[[str, int, int], None] | None) -> Life:
+@dataclass(frozen=True, kw_only=True)
+class _Lived:
+    """What became of one policy."""
+
+    life: Life
+    fresh_loss: float
+    """What a row cost when the first champion was fresh: the unit of `retrain_cost`, the same for all policies."""
+    seconds: float
+
+
+def _live(life: Life, moved_on: Callable[[str, int, int], None]) -> Steps[_Lived]:
+    """Tick by tick to the end."""
+    began, past = time.perf_counter(), life.past
+    yield from life.begin()
+    first = life.champion
+    for tick in range(past.first, past.until):
+        yield from life.tick(tick)
+        moved_on(life.name, tick + 1 - past.first, past.until - past.first)
+    life.looked()
+    fresh_loss = yield from _fresh_loss(past, first, life.watch.books.warm)
+    return _Lived(life=life, fresh_loss=fresh_loss, seconds=time.perf_counter() - began)
+
+
+def _fresh_loss(past: Past, first: Trained, rows: int) -> Steps[float]:
+    """The first champion's mean loss over its first rows, whoever answered them in the end."""
+    stop = past.first + 1
+    while stop < past.until and past.rows(past.first, stop) < rows:
+        stop += 1
+    yield from past.answered([first], past.first, stop)
+    losses = []
+    for tick in range(past.first, stop):
+        with suppress(StaytrueError):  # ticks that it could not answer say nothing of its loss
+            losses.append(past.losses(first, tick))
+    found = np.concatenate([np.empty(0), *losses])
+    return float(found.mean()) if len(found) else 0.0
+
+
+def _life(ctx: Context, past: Past, name: str, *, live: bool) -> Life:
     settings = ctx.app.settings
     own = ctx.app.retraining
     chosen = own if name == "app" and own is not None else named_policy(settings.retrain if name == "app" else name)
@@ -124,7 +169,6 @@ def _line(ctx: Context, past: Past, name: str, *, live: bool, moved_on: Callable
         policy=chosen,
         settings=settings,
         chronicle=Chronicle(ctx=ctx, timeline=timeline, run=run[:16]),
-        moved_on=moved_on or (lambda _name, _done, _all: None),
     )
 
 
@@ -152,32 +196,31 @@ def _own_code() -> Digest:
     return digest(b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in files))
 
 
-def _document(past: Past, lived: Lived) -> dict[str, Any]:
+def _document(past: Past, lived: _Lived) -> dict[str, Any]:
     """One policy's line of the replay document."""
-    ctx = past.ctx
-    rows = np.concatenate([np.empty(0), *lived.losses])
+    ctx, life = past.ctx, lived.life
+    losses = list(life.by_tick.values())
+    rows = np.concatenate([np.empty(0), *losses])
     summary = ctx.metric.summary
     # No mean is below the least loss: so the root of an interval of squares exists.
-    bounds = [max(bound, float(rows.min())) for bound in mean_interval(lived.losses)] if len(rows) else []
+    bounds = [max(bound, float(rows.min())) for bound in mean_interval(losses)] if len(rows) else []
+    counts = life.counts
     return {
-        "policy": lived.name,
+        "policy": life.name,
         "loss": round(summary(rows), 6) if len(rows) else None,
         "loss_interval": [round(summary(np.array([bound])), 6) for bound in bounds] or None,
-        "retrains": lived.retrains,
-        "trained": lived.trained,
-        "promoted": lived.promoted,
-        "rejected": lived.rejected,
-        "bad_days": lived.bad_days,
-        "cost": round(float(rows.sum()) + lived.retrains * ctx.app.settings.retrain_cost * lived.fresh_loss, 6),
+        **counts,
+        "bad_days": len(life.bad),
+        "cost": round(float(rows.sum()) + counts["retrains"] * ctx.app.settings.retrain_cost * lived.fresh_loss, 6),
         "seconds": round(lived.seconds, 2),
-        "weekly": _weekly(past, lived),
+        "weekly": _weekly(past, life),
     }
 
 
-def _weekly(past: Past, lived: Lived) -> list[list[Any]]:
+def _weekly(past: Past, life: Life) -> list[list[Any]]:
     """[monday, rows, mean loss] of every week with labels: what a chart is drawn from."""
     weeks: dict[str, list[np.ndarray]] = {}
-    for tick, losses in lived.by_tick.items():
+    for tick, losses in life.by_tick.items():
         day = past.ticks[tick].part.since.date()
         weeks.setdefault((day - timedelta(days=day.weekday())).isoformat(), []).append(losses)
     joined = {week: np.concatenate(each) for week, each in sorted(weeks.items())}

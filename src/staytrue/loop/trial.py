@@ -20,7 +20,7 @@ from staytrue.loop.train import Trained, train
 from staytrue.store import tables
 from staytrue.store.tables import Table
 
-__all__ = ["Backtest", "Pairs", "Trial", "backtest", "pairs"]
+__all__ = ["Backtest", "Pairs", "Sums", "Trial", "backtest", "inputs", "pairs"]
 
 _SEGMENT_VALUES = 8
 _RECENT_ROWS = 2000
@@ -110,6 +110,23 @@ class Backtest:
     """Trainings that really ran for it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """What is kept of the losses of a trial: enough to say what fresh means."""
+
+    rows: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def seen(self, losses: np.ndarray) -> Sums:
+        """The sums after more losses, (n,)."""
+        return Sums(
+            rows=self.rows + len(losses),
+            total=self.total + float(losses.sum()),
+            squares=self.squares + float((losses**2).sum()),
+        )
+
+
 @dataclass(kw_only=True)
 class Trial:
     """A challenger on its way. `pairs` run through the whole trial; `live` holds those since the backtest."""
@@ -124,8 +141,10 @@ class Trial:
     at: int = 0
     step_rows: int = 0
     live_rows: int = 0
-    losses: list[np.ndarray] = field(default_factory=list)
-    champion_losses: list[np.ndarray] = field(default_factory=list)
+    lost: Sums = field(default_factory=Sums)
+    champion_lost: Sums = field(default_factory=Sums)
+    source: str = "retrain"
+    """What brought the challenger: `retrain`, or `code` for a change of the app."""
 
     @property
     def step(self) -> Step:
@@ -143,8 +162,7 @@ class Trial:
         self.pairs, self.live = self.pairs.seen(past, tick, d), self.live.seen(past, tick, d)
         self.step_rows += len(d)
         self.live_rows += len(d)
-        self.losses.append(challenger)
-        self.champion_losses.append(champion)
+        self.lost, self.champion_lost = self.lost.seen(challenger), self.champion_lost.seen(champion)
 
 
 def backtest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from staytrue.kernel.release import Digest
 from staytrue.kernel.trial import Judgement
 from staytrue.loop.past import Past
 from staytrue.loop.train import Trained
-from staytrue.loop.trial import Pairs
+from staytrue.loop.trial import Pairs, Sums
 
 __all__ = ["Rise", "RollbackWatch", "Watch"]
 
@@ -58,15 +58,20 @@ class Watch:
         level = float(np.mean(recent)) if recent else float(losses.mean())
         return Rise(baseline=self.harm.baseline, level=level, since=since, evidence=self.harm.evidence)
 
-    def renew(self, losses: np.ndarray) -> None:
-        """There is a new champion; `losses` are what it lost on trial."""
-        self.books = Freshness(warm=self.books.warm).seen(losses)
+    def renew(self, lost: Sums) -> None:
+        """There is a new champion; this is what it lost on trial."""
+        self.books = self._fresh(lost)
         self._calm()
 
-    def settle(self, losses: np.ndarray) -> None:
-        """A retraining brought nothing better: what the champion loses now is what fresh means."""
-        self.books = self.books.settled(losses)
+    def settle(self, lost: Sums) -> None:
+        """A retraining brought nothing better: what the champion loses now is what fresh means, if that is more."""
+        fresh = self._fresh(lost)
+        risen = (fresh.loss or 0.0) > (self.books.loss or 0.0)
+        self.books = fresh if risen else replace(self.books, excess=0.0)
         self._calm()
+
+    def _fresh(self, lost: Sums) -> Freshness:
+        return Freshness(warm=self.books.warm, rows=lost.rows, total=lost.total, squares=lost.squares)
 
     def _calm(self) -> None:
         self.harm, self.alarmed = None, False
@@ -88,6 +93,8 @@ class Watch:
 class RollbackWatch:
     """The old champion, kept warm after a promotion: it answers beside the new one for as long as rollback is armed."""
 
+    number: int
+    """Of the trial that ended in the promotion."""
     old: Trained
     old_release: Digest
     old_stop: int
