@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from staytrue.errors import InvalidInput
 from staytrue.kernel.duration import duration, spell
+from staytrue.kernel.schedule import Schedule, cron, quiet
 
 __all__ = ["Decision", "Freshness", "Known", "Policy", "Settings", "decide", "policy"]
 
@@ -120,6 +121,24 @@ def _every(span: timedelta) -> Policy:
     return every
 
 
+def _cron(schedule: Schedule, place: str) -> Policy:
+    def scheduled(known: Known) -> Decision:
+        due, coming = schedule.last(known.now), schedule.next(known.now)
+        overdue = due is not None and due > known.trained_at
+        at, word = (due, "was due at") if overdue else (coming, "is due next at")
+        return Decision(
+            retrain=overdue,
+            why=f"the schedule {schedule.text} ({place}) {word} {_wall(at, schedule)}",
+            numbers={"due": due.isoformat() if due else None, "next": coming.isoformat() if coming else None},
+        )
+
+    return scheduled
+
+
+def _wall(at: datetime | None, schedule: Schedule) -> str:
+    return f"{at.astimezone(schedule.zone):%Y-%m-%d %H:%M %Z}" if at else "no time at all"
+
+
 def _rows(count: int | None, share: float | None) -> Policy:
     def rows(known: Known) -> Decision:
         needed = count if count is not None else max(1, int(np.ceil((share or 0.0) * known.rows_trained)))
@@ -156,13 +175,16 @@ def _payback(known: Known) -> Decision:
 
 
 _ROWS = re.compile(r"rows:(\d+)(?:(%)|)")
+_CRON = re.compile(r"cron:\s*(@[a-z]+|[^@]+)(?:@(.*))?")
 
 
 def policy(spec: str) -> Policy:
-    """The retraining policy that `spec` names: `never`, `every:7d`, `rows:500`, `rows:10%`, `alarm`, `payback`.
+    """The retraining policy that `spec` names.
+
+    `never`, `every:7d`, `cron:0 3 * * 1`, `cron:0 3 * * 1@Europe/Berlin`, `rows:500`, `rows:10%`, `alarm`, `payback`.
 
     Raises:
-        InvalidInput: ST104, no such policy.
+        InvalidInput: ST104, no such policy; ST850, ST851, a schedule that can't be read.
 
     Example:
         >>> policy("rows:10%").__name__
@@ -175,13 +197,17 @@ def policy(spec: str) -> Policy:
         span = duration(spec.removeprefix("every:"), what=f"the policy {spec!r}")
         if span > timedelta(0):
             return _every(span)
+    scheduled = _CRON.fullmatch(spec)
+    if scheduled:
+        place = "UTC" if scheduled[2] is None else scheduled[2].strip()
+        return _cron(cron(scheduled[1], place), place)
     found = _ROWS.fullmatch(spec)
     if found and int(found[1]) > 0:
         return _rows(None, int(found[1]) / 100) if found[2] else _rows(int(found[1]), None)
     raise InvalidInput(
         "ST104",
-        f"Can't read the retraining policy {spec!r}: expected never, every:7d, rows:500, rows:10%, alarm, payback or your "
-        "own function.",
+        f"Can't read the retraining policy {spec!r}: expected never, every:7d, cron:0 3 * * 1, rows:500, rows:10%, alarm, "
+        "payback or your own function.",
         got=spec,
     )
 
@@ -212,6 +238,9 @@ def decide(chosen: Policy, known: Known, *, name: str) -> Decision:
 # ---------------------------------------------------------------- what an app decides
 
 
+Approval = Literal["reject", "promote"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The keyword settings of `app.policy(...)`, with the defaults that replay found best (ARCHITECTURE.md, decisions)."""
@@ -237,6 +266,15 @@ class Settings:
     """Shortest time between two retrainings; doubles with each trial in a row that brought no promotion."""
     budget: int = 24
     """Most retrainings a day."""
+    quiet: str = ""
+    """Hours in which no retraining is begun, such as `22:00-06:00@Europe/Berlin`; empty: none."""
+    approve: bool = False
+    """A person has to say `staytrue promote` before a challenger that passed its trial becomes champion."""
+    approve_within: str = "3d"
+    """So long is waited for the person, then `approve_default` is done."""
+    approve_default: Approval = "reject"
+    requests: int = 500
+    """Newest logged requests that new code has to answer as the old code did, before it goes on trial."""
     timeout: str = "1h"
     """Deadline of one training."""
     memory_mb: int | None = None
@@ -255,19 +293,24 @@ class Settings:
         policy(self.retrain)
         if self.window not in ("all", "auto"):
             duration(self.window, what="window")
-        duration(self.cooldown, what="cooldown")
-        duration(self.timeout, what="timeout")
-        if not isinstance(self.durable, bool):
-            raise InvalidInput(
-                "ST106", f"app.policy(durable={self.durable!r}): expected True or False.", setting="durable"
-            )
+        for name in ("cooldown", "timeout", "approve_within"):
+            duration(getattr(self, name), what=name)
+        if self.quiet:
+            quiet(self.quiet)
+        for name in ("durable", "approve"):
+            if not isinstance(getattr(self, name), bool):
+                raise _bad(name, getattr(self, name), "True or False")
+        if self.approve_default not in get_args(Approval):
+            raise _bad("approve_default", self.approve_default, " or ".join(map(repr, get_args(Approval))))
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                raise InvalidInput(
-                    "ST106", f"app.policy({name}={value!r}): expected a number from {low:g} to {high:g}.", setting=name
-                )
+                raise _bad(name, value, f"a number from {low:g} to {high:g}")
         return self
+
+
+def _bad(name: str, value: object, expected: str) -> InvalidInput:
+    return InvalidInput("ST106", f"app.policy({name}={value!r}): expected {expected}.", setting=name)
 
 
 _RANGES = (
@@ -279,5 +322,6 @@ _RANGES = (
     ("trial_rows", 1, 10**12),
     ("watch_rows", 0, 10**12),
     ("budget", 1, 10_000),
+    ("requests", 0, 1_000_000),
     ("log", 0.0, 1.0),
 )

@@ -36,6 +36,76 @@ def test_a_schedule_retrains_when_its_span_is_over(spec, retrains):
 
 
 @pytest.mark.parametrize(
+    ("spec", "retrains"),
+    [
+        # NOW is a Sunday, 00:00 UTC; the last training was on the Sunday before, at 00:00 UTC.
+        ("cron:0 3 * * 1", True),
+        ("cron:0 0 * * 0", True),
+        ("cron:30 23 * * sat", True),
+        ("cron:0 1 1 * *", False),
+        ("cron:0 1 1 * *@Europe/Berlin", True),
+        ("cron:@weekly", True),
+        ("cron:@monthly@America/New_York", False),
+    ],
+)
+def test_a_cron_schedule_retrains_when_it_was_due_since_the_last_training(spec, retrains):
+    assert wants(spec) is retrains
+
+
+def test_a_time_at_which_a_training_was_decided_calls_for_no_second_one():
+    assert not wants("cron:0 0 * * 0", replace(KNOWN, trained_at=NOW))
+    assert not wants("cron:* * * * *", replace(KNOWN, trained_at=NOW + timedelta(days=1)))
+
+
+def test_a_schedule_says_when_it_was_due_and_when_it_is_due_next():
+    due = decide(policy("cron:0 3 * * mon@Europe/Berlin"), KNOWN, name="mine")
+    coming = decide(policy("cron:0 1 1 * *"), KNOWN, name="mine")
+    assert due.why == "the schedule 0 3 * * mon (Europe/Berlin) was due at 2026-02-23 03:00 CET"
+    assert due.numbers == {"due": "2026-02-23T02:00:00+00:00", "next": "2026-03-02T02:00:00+00:00"}
+    assert coming.why == "the schedule 0 1 1 * * (UTC) is due next at 2026-03-01 01:00 UTC"
+
+
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        ("cron:0 3 * *", "ST850"),
+        ("cron:0 0 31 2 *", "ST850"),
+        ("cron:@daily@Mars", "ST851"),
+        ("cron:@daily@", "ST851"),
+        ("cron:", "ST104"),
+    ],
+)
+def test_a_schedule_that_can_not_be_read_is_refused_when_the_app_is_written(spec, code):
+    with pytest.raises(InvalidInput, match=code):
+        Settings(retrain=spec).checked()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"approve": 1}, {"approve_default": "wait"}, {"approve_default": None}, {"requests": -1}, {"requests": True}],
+)
+def test_a_setting_about_people_and_pushes_that_does_not_fit_is_named(setting):
+    (name,) = setting
+    with pytest.raises(InvalidInput, match="ST106") as refused:
+        Settings(**setting).checked()
+    assert refused.value.facts == {"setting": name}
+
+
+@pytest.mark.parametrize(
+    ("setting", "code"),
+    [({"approve_within": "soon"}, "ST103"), ({"quiet": "at night"}, "ST852"), ({"quiet": "22:00-06:00@Mars"}, "ST851")],
+)
+def test_times_that_can_not_be_read_are_refused(setting, code):
+    with pytest.raises(InvalidInput, match=code):
+        Settings(**setting).checked()
+
+
+def test_the_new_settings_are_taken_as_they_are():
+    given = Settings(approve=True, approve_within="36h", approve_default="promote", quiet="22:00-06:00", requests=0)
+    assert given.checked() is given
+
+
+@pytest.mark.parametrize(
     ("spec", "retrains"), [("rows:100", True), ("rows:101", False), ("rows:10%", True), ("rows:11%", False)]
 )
 def test_rows_retrains_when_so_many_came(spec, retrains):
