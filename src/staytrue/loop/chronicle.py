@@ -78,6 +78,11 @@ class Chronicle:
                 self.told += events
             self._pending = []
 
+    def write_if_told(self) -> None:
+        """As `write`, if anything was noted."""
+        if self._pending:
+            self.write()
+
     def checkpoint(self) -> None:
         """Write now what a live story must not lose in the work that comes; a replay, which can be told again, writes later."""
         if self.fence:

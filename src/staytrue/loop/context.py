@@ -10,14 +10,14 @@ from typing import Any
 from staytrue.app import App, load
 from staytrue.kernel.metric import Metric
 from staytrue.kernel.metric import metric as read_metric
-from staytrue.kernel.release import Digest
+from staytrue.kernel.release import Digest, Release
 from staytrue.settings import setting
 from staytrue.store import code as code_store
 from staytrue.store import env as env_store
 from staytrue.store import models
 from staytrue.store.store import Store, open_store
 
-__all__ = ["Context", "open_context"]
+__all__ = ["Context", "open_context", "release_context"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class Context:
     training_code: Digest
     env: Digest
     metric: Metric
+    home: Path
+    """The user's own folder: the current one while a source is read."""
 
     @property
     def entry(self) -> Path:
@@ -71,4 +73,28 @@ def open_context(app: str | None = None, store: str | Path | None = None) -> Con
         training_code=code_store.training_code(opened.objects, snapshot, entry=file.name),
         env=env_store.env_id(opened.objects),
         metric=read_metric(loaded.metric),
+        home=file.parent,
+    )
+
+
+def release_context(store: Store, release: Release, home: Path) -> Context:
+    """The app as the code of a release has it, whatever stands in the user's folder by now.
+
+    Raises:
+        NotFound, InvalidInput: as `app.load`.
+    """
+    code = code_store.load(store.objects, release.code)
+    tree = code_store.checkout(store.objects, code.id, store.work / "code" / code.id)
+    loaded, file = load(str(tree / code.entry))
+    models.store_key(store.root)
+    return Context(
+        app=loaded,
+        store=store,
+        file=file,
+        tree=tree,
+        code=release.code,
+        training_code=release.training_code,
+        env=env_store.env_id(store.objects),
+        metric=read_metric(loaded.metric),
+        home=home,
     )

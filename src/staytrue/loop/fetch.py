@@ -27,7 +27,7 @@ from staytrue.store.ledger import Entry, Ref
 from staytrue.store.objects import digest
 from staytrue.store.tables import Part, Table
 
-__all__ = ["DATA", "Fetched", "fetch"]
+__all__ = ["DATA", "Fetched", "fetch", "next_due"]
 
 DATA = "data"
 """The timeline of fetches: what was fetched holds for every replay."""
@@ -113,6 +113,17 @@ def fetch(
     )
 
 
+def next_due(ctx: Context, source: str, *, now: datetime) -> datetime:
+    """When there may be something to fetch again: a window ends, or labels that were not there yet should be known."""
+    spec = ctx.app.sources[source].spec
+    if spec.snapshot:
+        return now + spec.every
+    ends = _floor(now, spec.every) + spec.every
+    table, _ = _newest(ctx, spec)
+    late = (part.until + spec.label_after for part in table.parts if part.unlabelled)
+    return min((ends, *(at for at in late if at > now)))
+
+
 def _newest(ctx: Context, spec: SourceSpec) -> tuple[Table, int]:
     """The source's table, and the number of the event that made it the newest (0: nothing was fetched yet)."""
     ref = ctx.store.ledger.ref("source", spec.name, app=ctx.app.name)
@@ -158,8 +169,7 @@ def _given(ctx: Context, spec: SourceSpec, windows: Sequence[Window], now: datet
         Job(
             key=f"fetch:{spec.name}:{since.isoformat()}:{until.isoformat()}",
             task="staytrue.loop.tasks:fetch",
-            # A source reads from where the user wrote it, not from the snapshot: it may open files beside it.
-            payload={"entry": str(ctx.file), "store": str(ctx.store.root), "source": spec.name,
+            payload={"entry": str(ctx.file), "store": str(ctx.store.root), "home": str(ctx.home), "source": spec.name,
                      "since": since.isoformat(), "until": until.isoformat()},
             workspace=ctx.file.parent,
             timeout_s=duration(ctx.app.settings.timeout).total_seconds(),

@@ -15,12 +15,17 @@ from staytrue.errors import InvalidInput, Refused, StaytrueError, Unavailable, f
 __all__ = ["Steps", "drive", "result_of", "tells_of_the_job"]
 
 T = TypeVar("T")
+_LOOK_S = 0.1
 Steps = Generator[Sequence[Job], Sequence[Outcome], T]
 """Yields the jobs that it needs next; is sent their outcomes in the same order; returns its result."""
 
 
 def drive(
-    lines: Mapping[str, Steps[T]], pool: ProcessPool, *, moved: Callable[[str], None] | None = None
+    lines: Mapping[str, Steps[T]],
+    pool: ProcessPool,
+    *,
+    moved: Callable[[str], None] | None = None,
+    stop: Callable[[], BaseException | None] | None = None,
 ) -> dict[str, T]:
     """Run every line to its end, side by side, and give back their results.
 
@@ -28,18 +33,25 @@ def drive(
         lines: the steps, by name.
         pool: where jobs run; jobs with equal keys that are under way at the same time run once.
         moved: called with a line's name whenever it went on.
+        stop: asked ten times a second while jobs run; what it gives is raised.
 
     Raises:
-        whatever a line raises; the others are stopped first, and their jobs cancelled.
+        whatever a line raises, or `stop` gives; the others are stopped first, and their jobs cancelled.
     """
-    return _Drive(lines, pool, moved or (lambda _name: None)).run()
+    return _Drive(lines, pool, moved or (lambda _name: None), stop).run()
 
 
 class _Drive(Generic[T]):
     """Lines under way: who waits for which job, and which jobs run."""
 
-    def __init__(self, lines: Mapping[str, Steps[T]], pool: ProcessPool, moved: Callable[[str], None]) -> None:
-        self._lines, self._pool, self._moved = lines, pool, moved
+    def __init__(
+        self,
+        lines: Mapping[str, Steps[T]],
+        pool: ProcessPool,
+        moved: Callable[[str], None],
+        stop: Callable[[], BaseException | None] | None,
+    ) -> None:
+        self._lines, self._pool, self._moved, self._stop = lines, pool, moved, stop
         self._results: dict[str, T] = {}
         self._waiting: dict[str, list[str]] = {}
         self._under_way: dict[str, Handle] = {}
@@ -78,7 +90,11 @@ class _Drive(Generic[T]):
 
     def _collect(self) -> None:
         handles = {handle.number: key for key, handle in self._under_way.items()}
-        for handle in self._pool.wait(list(self._under_way.values())):
+        done = self._pool.wait(list(self._under_way.values()), None if self._stop is None else _LOOK_S)
+        ending = None if self._stop is None else self._stop()
+        if ending is not None:
+            raise ending
+        for handle in done:
             key = handles[handle.number]
             self._done[key] = _outcome(self._pool, handle)
             del self._under_way[key]

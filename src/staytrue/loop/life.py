@@ -7,7 +7,7 @@ remembers (`loop/memory.py`) from tick to tick: so what happens live is what a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -40,16 +40,20 @@ _HALF = 0.5
 """Share of the rows that a challenger answers when the trial has no live step of its own."""
 _DAY = timedelta(days=1)
 _RECENT_TICKS = 28
+_MARGIN = timedelta(minutes=1)
 
 
-def mean_interval(losses: Sequence[np.ndarray]) -> tuple[float, float]:
-    """95 % interval of the mean loss a row, with ticks as the units that vary: rows of one day are alike."""
-    filled = [x for x in losses if len(x)]
-    rows = sum(map(len, filled))
+def mean_interval(ticks: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """95 % interval of the mean loss a row, with ticks as the units that vary: rows of one day are alike.
+
+    Args:
+        ticks: rows and summed loss of each tick.
+    """
+    rows = sum(n for n, _ in ticks)
     if not rows:
         return (float("nan"), float("nan"))
-    mean = sum(float(x.sum()) for x in filled) / rows
-    spread = sum((float(x.sum()) - mean * len(x)) ** 2 for x in filled) ** 0.5 / rows
+    mean = sum(total for _, total in ticks) / rows
+    spread = sum((total - mean * n) ** 2 for n, total in ticks) ** 0.5 / rows
     return (mean - 1.96 * spread, mean + 1.96 * spread)
 
 
@@ -63,6 +67,9 @@ class Served:
     share: float = 0.0
     old: Digest | None = None
     watch: int = 0
+    since: str | None = None
+    until: str | None = None
+    """When its rows were asked about, as the traffic has it; None in a replay, where nobody asks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +109,7 @@ class Life:
     """One app under one policy, tick by tick.
 
     Args:
-        approved: whether a person's word is taken as given, as in a replay, where there is nobody to ask.
+        wall: the time by which traffic is logged; None in a replay, where there is no traffic and nobody to approve.
     """
 
     ctx: Context
@@ -111,7 +118,7 @@ class Life:
     policy: Policy
     settings: Settings
     chronicle: Chronicle
-    approved: bool = True
+    wall: Callable[[], datetime] | None = None
 
     champion: Trained = field(init=False)
     release: Digest = field(init=False)
@@ -130,12 +137,17 @@ class Life:
     trial: Trial | None = None
     waiting: Waiting | None = None
     rollback: RollbackWatch | None = None
+    asked_until: datetime | None = None
+    """Up to when the traffic was that of ticks that are over."""
     decided_at: datetime = field(init=False)
     spent: list[datetime] = field(default_factory=list)
     setbacks: int = 0
     number: int = 0
     served: dict[int, Served] = field(default_factory=dict)
+    recent: list[tuple[int, float]] = field(default_factory=list)
+    """Rows and summed loss of the answers given in each of the newest ticks."""
     by_tick: dict[int, np.ndarray] = field(default_factory=dict)
+    """tick -> losses of the answers that were given, one for each row with a label; what a replay is judged by."""
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("retrains", "trained", "promoted", "rejected"), 0)
     )
@@ -160,6 +172,11 @@ class Life:
         while stop < self.past.until and self.past.ticks[stop].known_at <= now:
             stop += 1
         return stop
+
+    @property
+    def crowned(self) -> bool:
+        """Whether it has a champion yet."""
+        return hasattr(self, "release")
 
     # ------------------------------------------------------------ living
 
@@ -202,11 +219,11 @@ class Life:
 
     def tick(self, tick: int) -> Steps[None]:
         """Live through one tick: its rows are answered, labels that are due are learned from, and what follows is decided."""
-        yield from self._answer(tick)
+        self._serve(tick)
         now = self.now(tick)
         known = self._known_by(now, self.known)
         for matured in range(max(self.known, self.began), known):
-            self._learn(matured, now)
+            yield from self._learn(matured, now)
         self.known = known
         self.lived = tick + 1
         if self.trial:
@@ -236,15 +253,15 @@ class Life:
         since = self.past.ticks[stop - 1].part.until - duration(window)
         return sum(t.part.since < since for t in self.past.ticks[:stop]), stop
 
-    def _answer(self, tick: int) -> Steps[None]:
-        """The champion, and whoever is on trial or kept warm beside it, answer the tick's rows; no label is looked at."""
-        models = [self.champion]
+    def _serve(self, tick: int) -> None:
+        """Note who answers the tick's rows: the champion, and whoever is on trial or kept warm beside it."""
         trial, rollback = self.trial, self.rollback
-        if trial:
-            models.append(trial.challenger)
-        if rollback:
-            models.append(rollback.old)
-        yield from self.past.answered(models, tick, tick + 1)
+        since = until = None
+        if self.wall is not None:
+            now = self.wall()
+            # A row is asked about when it happens; on another clock than ours, between two looks.
+            since = (min(self.asked_until or now, self.now(tick, begins=True)) - _MARGIN).isoformat()
+            until, self.asked_until = now.isoformat(), now
         self.served[tick] = Served(
             champion=self.release,
             challenger=trial.release if trial else None,
@@ -252,13 +269,19 @@ class Life:
             share=trial.step.share if trial else 0.0,
             old=rollback.old_release if rollback else None,
             watch=rollback.number if rollback else 0,
+            since=since,
+            until=until,
         )
 
-    def _learn(self, tick: int, now: datetime) -> None:
-        """The tick's labels are known: what did it cost, and what does it say of champion, challenger and old champion?"""
+    def _learn(self, tick: int, now: datetime) -> Steps[None]:
+        """The tick's labels are known: what did it cost, and what does it say of champion, challenger and old champion?
+
+        Answers are made from the rows without their labels, whenever they are made.
+        """
         served = self.served.pop(tick, None)
         if served is None:
             return
+        yield from self._answered(served, tick)
         try:
             losses = self.past.losses(self.who(served.champion), tick)
         except StaytrueError as exc:
@@ -272,11 +295,19 @@ class Life:
                 _told_of(exc),
             )
             return
-        self.by_tick[tick] = self._learn_trial(served, tick, losses, now)
+        shown = self.by_tick[tick] = self._learn_trial(served, tick, losses, now)
+        self.recent = [*self.recent, (len(shown), float(shown.sum()))][-_RECENT_TICKS:]
         if served.champion == self.release:
             self._learn_champion(tick, losses, now)
         if self.rollback and served.watch == self.rollback.number:
             self._learn_rollback(self.rollback, tick, losses, now)
+
+    def _answered(self, served: Served, tick: int) -> Steps[None]:
+        releases = [one for one in (served.champion, served.challenger, served.old) if one is not None]
+        seen = None
+        if served.since and served.until:
+            seen = (datetime.fromisoformat(served.since), datetime.fromisoformat(served.until))
+        yield from self.past.answered([self.who(release) for release in releases], tick, tick + 1, seen=seen)
 
     def _learn_trial(self, served: Served, tick: int, losses: np.ndarray, now: datetime) -> np.ndarray:
         """The losses of the answers that were shown: the champion's, and in a canary those of the challenger."""
@@ -513,7 +544,7 @@ class Life:
 
     def _proven(self, sentence: str, numbers: Mapping[str, Any], now: datetime) -> None:
         """The trial is passed: promote, or wait for a person."""
-        if self.approved or not self.settings.approve:
+        if self.wall is None or not self.settings.approve:
             self.promote(now, sentence, numbers)
         elif self.waiting is None and self.trial:
             until = now + duration(self.settings.approve_within)
@@ -568,9 +599,10 @@ class Life:
         self.trial, self.waiting, self.setbacks = None, None, 0
 
     def reject(self, now: datetime, verdict: str, why: str, numbers: Mapping[str, Any]) -> None:
-        """End the trial under way, from outside of it: by a guard, a person, or because something newer comes."""
-        if self.trial:
-            self._reject(now, self.trial.step.stage, verdict, why, numbers)
+        """End the trial or the retraining under way, from outside: by a guard, a person, or because something newer comes."""
+        if self.trial or self.retraining:
+            self.retraining = None
+            self._reject(now, self.trial.step.stage if self.trial else "training", verdict, why, numbers)
 
     def _reject(
         self, now: datetime, stage: str, verdict: str, why: str, numbers: Mapping[str, Any], *,
@@ -598,8 +630,7 @@ class Life:
         if rollback is None:
             return
         moved("champion", "roll_back", "rolled_back")
-        if self.trial:
-            self._reject(now, self.trial.step.stage, "stopped", "its champion was rolled back", {})
+        self.reject(now, "stopped", "its champion was rolled back", {})
         self.champion, self.release, self.stop = rollback.old, rollback.old_release, rollback.old_stop
         self.rollback = None
         self.setbacks += 1
@@ -631,15 +662,14 @@ class Life:
 
     def look(self) -> dict[str, Any]:
         """What `status` asks: the champion's loss of late, open alarms, the trial under way, and what comes next."""
-        newest = list(self.by_tick.values())[-_RECENT_TICKS:]
-        recent = np.concatenate([np.empty(0), *newest])
+        rows, total = sum(n for n, _ in self.recent), sum(lost for _, lost in self.recent)
         trial = self.trial
-        low, high = mean_interval(newest)
+        low, high = mean_interval(self.recent)
         return {
             "champion": self.release,
-            "rows": len(recent),
-            "loss": _six(recent.mean()) if len(recent) else None,
-            "loss_interval": [_six(low), _six(high)] if len(recent) else None,
+            "rows": rows,
+            "loss": _six(total / rows) if rows else None,
+            "loss_interval": [_six(low), _six(high)] if rows else None,
             "fresh_loss": _six(self.watch.books.loss) if self.watch.books.loss is not None else None,
             "fresh_rows": self.watch.books.rows,
             "alarms": ["harm"] if self.watch.alarmed else [],

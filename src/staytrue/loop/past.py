@@ -10,7 +10,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from staytrue.kernel.duration import duration
 from staytrue.kernel.release import Digest
 from staytrue.loop.context import Context
 from staytrue.loop.jobs import Steps, result_of, tells_of_the_job
+from staytrue.loop.served import ServedAnswers
 from staytrue.loop.train import Trained
 from staytrue.store import frames, tables
 from staytrue.store.durable import disk
@@ -64,6 +65,7 @@ class _Seen:
     labels: Any
     valid: np.ndarray
     keys: list[Any]
+    all_keys: list[Any]
     segments: Mapping[str, np.ndarray]
 
 
@@ -78,8 +80,11 @@ class Past:
     first: int
     """Index of the first tick to be lived through; those before are history."""
     until: int
+    served: ServedAnswers | None = None
+    """What was answered to live requests; None where nothing was served."""
     _seen: dict[int, _Seen] = field(default_factory=dict)
     _answers: dict[tuple[_Who, int], Any] = field(default_factory=dict)
+    _partly: dict[tuple[_Who, int], dict[int, Any]] = field(default_factory=dict)
     _losses: dict[tuple[_Who, int], np.ndarray] = field(default_factory=dict)
 
     @classmethod
@@ -117,6 +122,12 @@ class Past:
         table = ctx.store.table(spec.name, app=ctx.app.name).table
         ticks = [Tick(i, part, part.until + spec.label_after) for i, part in enumerate(table.parts)]
         return cls(ctx=ctx, table=table, spec=spec, ticks=ticks, first=0, until=len(ticks))
+
+    @classmethod
+    def live(cls, ctx: Context) -> Past:
+        """All that was fetched, answered by live requests where there were any; the next tick to live through is to come."""
+        whole = cls.whole(ctx)
+        return replace(whole, first=whole.until, served=ServedAnswers(ctx.store, ctx.app.name, key=str(whole.spec.key)))
 
     # ------------------------------------------------------------ rows
 
@@ -170,23 +181,36 @@ class Past:
             for name in names:
                 if name not in rows.column_names:
                     raise InvalidInput("ST113", f"Segment {name!r} is no column of {self.spec.name}.", segment=name)
-            keys = (
-                frames.column(rows, self.spec.key).values[valid].tolist()
-                if self.spec.key
-                else list(range(int(valid.sum())))
-            )
+            named = frames.column(rows, self.spec.key).values if self.spec.key else np.arange(len(valid))
+            keys = named[valid].tolist()
             segments = {n: _as_text(frames.column(rows, n))[valid] for n in names}
-            self._seen[tick] = _Seen(labels=label.values[valid], valid=valid, keys=keys, segments=segments)
+            self._seen[tick] = _Seen(
+                labels=label.values[valid], valid=valid, keys=keys, all_keys=named.tolist(), segments=segments
+            )
         return self._seen[tick]
 
     # ------------------------------------------------------------ answers
 
-    def answered(self, models: Sequence[Trained], start: int, stop: int) -> Steps[None]:
+    def answered(
+        self,
+        models: Sequence[Trained],
+        start: int,
+        stop: int,
+        *,
+        seen: tuple[datetime, datetime] | None = None,
+    ) -> Steps[None]:
         """Have every model's answers to the rows of ticks `start <= i < stop` at hand.
 
         The rows are handed over without their labels, each tick by itself, as a server would. Answers are made for some ticks
         ahead in one job, which saves processes and can't leak: nothing of a tick is known to the answer to another.
+
+        Args:
+            seen: from when to when the rows were asked about live. What was answered then counts as it is; a row that a model
+                was not asked about, or could not answer, it is asked now.
         """
+        if seen is not None and self.served is not None:
+            for tick in range(start, stop):
+                self._take_served(models, tick, seen)
         wanted: list[tuple[Trained, int, list[int]]] = []
         for trained in {(m.code, m.model): m for m in models}.values():
             who = (trained.code, trained.model)
@@ -203,6 +227,26 @@ class Past:
         outcomes = yield [self._job(trained, ticks) for trained, _, ticks in wanted]
         for (trained, _, ticks), outcome in zip(wanted, outcomes, strict=True):
             self._keep(trained, ticks, outcome)
+        self._overlay(start, stop)
+
+    def _take_served(self, models: Sequence[Trained], tick: int, seen: tuple[datetime, datetime]) -> None:
+        """Use what live requests were answered: whole ticks at once, rows of others once a job has filled the gaps."""
+        who = [(m.code, m.model) for m in models if ((m.code, m.model), tick) not in self._answers]
+        if self.served is None or not who or not self.ticks[tick].rows:
+            return
+        keys = self._read(tick).all_keys
+        for one, answers in self.served.answers(who, keys, *seen).items():
+            if len(answers) == len(keys):
+                self._answers[one, tick] = [answers[row] for row in range(len(keys))]
+            elif answers:
+                self._partly[one, tick] = answers
+
+    def _overlay(self, start: int, stop: int) -> None:
+        for who, tick in [place for place in self._partly if start <= place[1] < stop]:
+            answers = self._partly.pop((who, tick))
+            made = self._answers.get((who, tick))
+            if isinstance(made, list):
+                self._answers[who, tick] = [answers.get(row, answer) for row, answer in enumerate(made)]
 
     def known(self, model: Trained, tick: int) -> bool:
         """Whether the model's answers to a tick are at hand."""

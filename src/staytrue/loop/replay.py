@@ -203,7 +203,11 @@ def _document(past: Past, lived: _Lived) -> dict[str, Any]:
     rows = np.concatenate([np.empty(0), *losses])
     summary = ctx.metric.summary
     # No mean is below the least loss: so the root of an interval of squares exists.
-    bounds = [max(bound, float(rows.min())) for bound in mean_interval(losses)] if len(rows) else []
+    bounds = (
+        [max(bound, float(rows.min())) for bound in mean_interval([(len(x), float(x.sum())) for x in losses])]
+        if len(rows)
+        else []
+    )
     counts = life.counts
     return {
         "policy": life.name,

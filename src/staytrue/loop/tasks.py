@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -46,6 +47,7 @@ def prepare(payload: Mapping[str, Any]) -> None:
 
 def fetch(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
     """The rows that a source gives, as one Parquet file."""
+    os.chdir(payload["home"])  # a source may read files beside it, or wherever the user's folder leads
     app = _app(payload["entry"])
     source = app.sources[payload["source"]]
     arguments = () if source.spec.snapshot else (_time(payload["since"]), _time(payload["until"]))

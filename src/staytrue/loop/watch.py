@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
-from staytrue.kernel.evidence import Harm, fold_harm
+from staytrue.kernel.evidence import Differences, Harm, fold_harm
 from staytrue.kernel.policy import Freshness
 from staytrue.kernel.release import Digest
 from staytrue.kernel.trial import Judgement
@@ -100,6 +101,12 @@ class RollbackWatch:
     old_stop: int
     pairs: Pairs
     rows_left: int
+
+    @classmethod
+    def over(cls, old_release: Digest, old: Trained, stop: int) -> Self:
+        """A watch that compares nothing any more: only the way back is kept."""
+        nothing = Pairs(overall=Differences.fresh(scale=1.0), segments={}, margin=0.0, alpha=0.01)
+        return cls(number=0, old=old, old_release=old_release, old_stop=stop, pairs=nothing, rows_left=0)
 
     def learn(self, past: Past, tick: int, new: np.ndarray, old: np.ndarray) -> Judgement | None:
         """Take in one more tick of both; the judgement, when it says that the promotion was wrong."""

@@ -31,7 +31,7 @@ from staytrue.store.objects import LocalObjects
 from staytrue.store.records import LABEL_SCHEMA, label_rows, moments, prediction_rows
 from staytrue.store.segment import Kind, read_segment, segments, traffic_folder
 
-__all__ = ["COMPACTED", "TIMELINE", "Kept", "Traffic", "compacted", "day_of", "split_by_day"]
+__all__ = ["COMPACTED", "TIMELINE", "Kept", "Traffic", "compacted", "day_of", "plain", "split_by_day"]
 
 TIMELINE: Final = "traffic"
 """Where compactions are told."""
@@ -365,8 +365,8 @@ def _tallied(rows: frames.Rows, metric: str | UserMetric, by: Sequence[str]) -> 
     if judged.any():
         some = frames.take(rows, judged)
         losses[judged] = read_metric(metric).losses(
-            _plain(frames.column(some, "answer")),
-            _plain(frames.column(some, "label")),
+            plain(frames.column(some, "answer")),
+            plain(frames.column(some, "label")),
             frames.to_frame(some, "pandas") if callable(metric) else None,
         )
     groups: dict[str, Any] = {name: frames.column(rows, name).values for name in ("release", "arm")}
@@ -378,7 +378,8 @@ def _tallied(rows: frames.Rows, metric: str | UserMetric, by: Sequence[str]) -> 
     return tally(groups, weight=_values(rows, "weight"), losses=losses)
 
 
-def _plain(column: Column) -> Any:
+def plain(column: Column) -> Any:
+    """Answers or labels as Python and numpy know them: a float array with NaN where there is none, or a list."""
     values: Any = column.values
     if column.type == "string":
         return [json.loads(text) if there else None for text, there in zip(values, column.valid, strict=True)]

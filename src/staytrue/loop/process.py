@@ -1,0 +1,242 @@
+"""Process: a controller as a process of its own: its clock, its jobs, its signals and its beat.
+
+    python -m staytrue.loop.process --store DIR --app-file FILE [--clock FILE]
+
+`staytrue up` starts it and starts it again. Exit code 0: it was told to end. 75: the champion's code is another one, start me
+again to import it. Anything else: it failed, and the reason is on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from staytrue.engines.process import ProcessPool
+from staytrue.errors import Conflict, StaytrueError, Unavailable
+from staytrue.kernel.release import Digest
+from staytrue.loop.context import Context, open_context, release_context
+from staytrue.loop.controller import Controller, Ended
+from staytrue.loop.jobs import drive
+from staytrue.loop.lease import FileBeats, Tenancy
+from staytrue.settings import setting
+from staytrue.store.ledger import LIVE
+from staytrue.store.store import Store, open_store
+
+__all__ = ["AGAIN", "FileClock", "main"]
+
+
+AGAIN: Final = 75
+"""Exit code: the app's code changed, start the controller again."""
+_LOOK_S: Final = 0.1
+_TURN_S: Final = 1.0
+"""A turn is taken whenever the ledger or the clock moved, and this often anyway."""
+_TROUBLE_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class FileClock:
+    """The time that a file says, for drills: an ISO moment, replaced by whoever plays the past.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "now"
+        >>> _ = file.write_text("2016-07-01T00:00:00+00:00")
+        >>> FileClock(file)().year
+        2016
+    """
+
+    file: Path
+
+    def __call__(self) -> datetime:
+        """Now.
+
+        Raises:
+            Unavailable: ST803, the file can't be read or holds no aware moment.
+        """
+        try:
+            found = datetime.fromisoformat(self.file.read_text().strip())
+            return found.astimezone(UTC)
+        except (OSError, ValueError) as exc:
+            raise Unavailable("ST803", f"Can't read the time from {self.file}: {exc}.", path=str(self.file)) from exc
+
+
+def wall() -> datetime:
+    """The time of this machine."""
+    return datetime.now(UTC)
+
+
+@dataclass
+class _Process:
+    """One controller's life as a process."""
+
+    store: Store
+    app_file: Path
+    owner: str
+    clock: Callable[[], datetime]
+    ended: bool = False
+    code: int = 0
+    _marks: tuple[Any, ...] = ()
+    _turned_s: float = float("-inf")
+    _looked_s: float = float("-inf")
+    _tenancy: Tenancy | None = field(default=None)
+
+    def run(self) -> int:
+        """Until it is told to end, or has to be started again."""
+        name = self._name()
+        self._tenancy = Tenancy(self.store.ledger, name, self.owner, FileBeats(self.store.root, name))
+        slots = int(setting("slots")) or None
+        with ProcessPool(self.store.work / "jobs", slots=slots) as pool:
+            controller: Controller | None = None
+            while not self.ended:
+                if self._tenancy.hold("waits" if controller is None else "looks", wall()):
+                    if controller is None:
+                        controller = self._controller(pool)
+                    if self._is_due() and not self._turn(controller):
+                        return self.code
+                time.sleep(_LOOK_S)
+        return 0
+
+    def _name(self) -> str:
+        """The app's name: the store's only one that has a release, else what the app's file says."""
+        with _stderr_on_error():
+            apps = self.store.apps()
+            return apps[0] if len(apps) == 1 else open_context(str(self.app_file), self.store.root).app.name
+
+    def _controller(self, pool: ProcessPool) -> Controller:
+        tenancy = self._tenancy
+        if tenancy is None:
+            raise Ended
+        return Controller(
+            ctx=self._context(),
+            tenancy=tenancy,
+            clock=self.clock,
+            wall=wall,
+            run=lambda steps: drive({"loop": steps}, pool, stop=self._stop)["loop"],
+            say=_say,
+        )
+
+    def _context(self) -> Context:
+        """The app as its champion has it; before there is one, as it stands in the user's folder."""
+        apps = self.store.apps()
+        role = self.store.ledger.role(apps[0], LIVE, "champion") if len(apps) == 1 else None
+        if role is not None and role.release:
+            release = self.store.release_document(Digest(role.release))
+            return release_context(self.store, release, self.app_file.parent)
+        return open_context(str(self.app_file), self.store.root)
+
+    def _is_due(self) -> bool:
+        """Whether something moved since the last turn, or a while has passed."""
+        marks = (*_file_times(self.store.root), self._now())
+        moved, self._marks = marks != self._marks, marks
+        return moved or time.monotonic() - self._turned_s >= _TURN_S
+
+    def _now(self) -> datetime | None:
+        return self.clock() if isinstance(self.clock, FileClock) else None
+
+    def _turn(self, controller: Controller) -> bool:
+        """One turn; False when this process is to end."""
+        try:
+            again = not controller.turn()
+        except Ended:
+            return False
+        except Conflict as exc:
+            controller.forget()
+            if exc.code == "ST800" and self._tenancy is not None:
+                _say(str(exc))
+                self._tenancy.lose()
+            return True
+        except (StaytrueError, OSError) as exc:
+            # This machine is in trouble, or the app is: nothing is concluded from it, and it is tried again.
+            controller.forget()
+            _say(f"The loop could not go on, and tries again in {_TROUBLE_S:g} s: {exc}")
+            self._wait(_TROUBLE_S)
+            return not self.ended
+        self._turned_s = time.monotonic()
+        if again:
+            self.code = AGAIN
+            return False
+        return True
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.ended and self._tenancy is not None:
+            self._tenancy.hold("in trouble", wall())
+            time.sleep(_LOOK_S)
+
+    def _stop(self) -> BaseException | None:
+        """Looked at while jobs run: whether to go on waiting for them."""
+        if self.ended or self._tenancy is None:
+            return Ended()
+        self._tenancy.hold("works", wall())
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= _TURN_S:
+            self._looked_s = now_s
+            lease = self.store.ledger.lease(self._tenancy.app)
+            if lease is not None and lease.epoch != self._tenancy.epoch:
+                return Conflict("ST800", f"Another controller took the loop of {self._tenancy.app} over.")
+        return None
+
+    def end(self, *_: object) -> None:
+        """Told to end."""
+        self.ended = True
+
+
+def _file_times(root: Path) -> tuple[int, ...]:
+    found = []
+    for name in ("ledger.db", "ledger.db-wal"):
+        try:
+            stat = (root / name).stat()
+        except OSError:
+            continue  # the write-ahead log is not always there
+        found += [stat.st_mtime_ns, stat.st_size]
+    return tuple(found)
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def _stderr_on_error() -> Iterator[None]:
+    try:
+        yield
+    except StaytrueError as exc:
+        _say(str(exc))
+        raise
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a controller until it is told to end; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m staytrue.loop.process")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--app-file", required=True)
+    parser.add_argument("--owner", default=f"{os.getpid()}-{secrets.token_hex(4)}")
+    parser.add_argument("--clock")
+    args = parser.parse_args(argv)
+    store = open_store(args.store)
+    clock = FileClock(Path(args.clock)) if args.clock else wall
+    process = _Process(store=store, app_file=Path(args.app_file).resolve(), owner=args.owner, clock=clock)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, process.end)
+    try:
+        return process.run()
+    except StaytrueError as exc:
+        _say(str(exc))
+        return exc.exit_code
+    finally:
+        store.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
