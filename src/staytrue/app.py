@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, overload
 from staytrue.errors import InvalidInput, NotFound
 from staytrue.kernel.contract import SourceSpec
 from staytrue.kernel.duration import duration
+from staytrue.kernel.examples import Example, checked_examples
 from staytrue.kernel.metric import metric as read_metric
 from staytrue.kernel.policy import Policy, Settings
 from staytrue.kernel.rollout import steps
@@ -24,7 +25,7 @@ __all__ = ["App", "Source", "load"]
 F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 _SPECIAL = ("params", "seed", "previous")
-FrameKind = Literal["pandas", "polars", "pyarrow", "arro3"]
+FrameKind = Literal["pandas", "polars", "pyarrow", "arro3", "dicts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +50,11 @@ class _Prediction:
     segments: tuple[str, ...] = ()
     output: Any = None
     inputs: Mapping[str, Mapping[str, Action]] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
 
 
 class App:
-    """An app: where its data comes from, how it trains, how it answers.
+    """An app: where its data comes from, how it trains, how it answers. Without data and training, a plain service.
 
     Args:
         name: `[a-z0-9-]{1,63}`; what the app is called everywhere.
@@ -73,6 +75,12 @@ class App:
         ...     return [model] * len(rows)
         >>> app
         App('hotel-rates': data bookings -> train fit -> predict quote, mae)
+        >>> adder = App("adder")
+        >>> @adder.predict(examples=[{"a": 1.5, "b": 2.0}])
+        ... def add(rows):
+        ...     return [row["a"] + row["b"] for row in rows]
+        >>> adder
+        App('adder': plain service, predict add)
     """
 
     def __init__(self, name: str) -> None:
@@ -203,6 +211,7 @@ class App:
         segments: Sequence[str] = (),
         output: Any = None,
         inputs: Mapping[str, Any] | None = None,
+        examples: Sequence[Example] | None = None,
     ) -> Callable[[F], F]: ...
     def predict(
         self,
@@ -212,8 +221,12 @@ class App:
         segments: Sequence[str] = (),
         output: Any = None,
         inputs: Mapping[str, Any] | None = None,
+        examples: Sequence[Example] | None = None,
     ) -> Any:
         """Name the function that answers: `(model, rows) -> one answer per row`.
+
+        In a plain service, an app without `@app.data` and `@app.train`, it is `(rows) -> one answer per row`. There the rows are
+        a list of dicts, or what the annotation says (`pd.DataFrame`, `pl.DataFrame`, `pa.Table`).
 
         May be `async`. An `async` generator is given one row at a time and yields its answer in pieces, which a client may read
         as they come: texts are joined, anything else becomes a list.
@@ -224,15 +237,20 @@ class App:
             segments: columns; a challenger that is worse in one of their values is not let in.
             inputs: what to do when a request is not like training: column (or `*` for all) -> `refuse`, `flag` or `accept`,
                 or a dict of them by fault: `missing`, `extra`, `null`, `nonfinite`, `range`, `unit`, `category`.
+            examples: of a plain service, and of no other app: 1 to 32 requests. They tell which columns a request has and of
+                which types; every release must answer them, and give the same answers whenever it is loaded again.
 
         Raises:
-            InvalidInput: ST112, it stands twice, or segments is no list; ST753, inputs that mean nothing.
+            InvalidInput: ST112, it stands twice, or segments is no list; ST753, inputs that mean nothing; ST867, examples
+                that are no requests.
         """
-        self._set_prediction(None, metric, segments, output, checked_inputs(inputs or {}))
+        requests = () if examples is None else checked_examples(examples)
+        self._set_prediction(metric, segments, output, checked_inputs(inputs or {}), requests)
 
         def register(function: F) -> F:
             _function_name(function, "@app.predict")
-            _check_arity(function, 2, "(model, rows)", "@app.predict")
+            if not _takes(function, 1):
+                _check_arity(function, 2, "(model, rows), or (rows) in a plain service", "@app.predict")
             if self._prediction is None or self._prediction.function is not None:
                 raise InvalidInput("ST112", "@app.predict stands twice; an app has one way to answer.", app=self.name)
             self._prediction.function = function
@@ -242,11 +260,11 @@ class App:
 
     def _set_prediction(
         self,
-        function: Callable[..., Any] | None,
         metric: str | Callable[..., Any] | None,
         segments: Sequence[str],
         output: Any,
         inputs: Mapping[str, Mapping[str, Action]],
+        examples: tuple[Example, ...],
     ) -> None:
         if self._prediction is not None:
             raise InvalidInput("ST112", "@app.predict stands twice; an app has one way to answer.", app=self.name)
@@ -256,7 +274,12 @@ class App:
             )
         read_metric(metric or "mae")
         self._prediction = _Prediction(
-            function=function, metric=metric or "mae", segments=tuple(segments), output=output, inputs=inputs
+            function=None,
+            metric=metric or "mae",
+            segments=tuple(segments),
+            output=output,
+            inputs=inputs,
+            examples=examples,
         )
 
     def save(self, function: F) -> F:
@@ -296,6 +319,16 @@ class App:
     def labelled(self) -> Source | None:
         """The source that predictions are about; None in a plain service."""
         return next((s for s in self.sources.values() if s.spec.label), None)
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is a plain service: it answers, and neither fetches nor trains."""
+        return self._training is None and not self.sources
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """Requests to a plain service, as its author gave them."""
+        return self._prediction.examples if self._prediction else ()
 
     @property
     def metric(self) -> str | Callable[..., Any]:
@@ -341,6 +374,18 @@ class App:
         named = self._prediction.function if self._prediction else None
         return named or (lambda model, rows: model.predict(rows))
 
+    def ask(self, model: Any, rows: Any) -> Any:
+        """What the function that answers gives for these rows. A plain service is asked without a model."""
+        return self.answerer(rows) if self.is_service else self.answerer(model, rows)
+
+    @property
+    def rows_kind(self) -> FrameKind:
+        """As what the function that answers gets its rows: as training does; in a plain service as its annotation says."""
+        if not self.is_service:
+            return self.inputs().get(self.labelled.spec.name, "pandas") if self.labelled else "pandas"
+        annotation = next(iter(inspect.signature(self.answerer).parameters.values())).annotation
+        return "dicts" if annotation is inspect.Parameter.empty else _frame_of(annotation, "@app.predict")
+
     def inputs(self) -> dict[str, FrameKind]:
         """What `@app.train` asks for: source -> kind of frame, in the order of its parameters.
 
@@ -359,7 +404,7 @@ class App:
                     parameter=name,
                     app=self.name,
                 )
-            asked[name] = _frame_of(parameter.annotation)
+            asked[name] = _frame_of(parameter.annotation, "@app.train")
         return asked
 
     @property
@@ -371,9 +416,11 @@ class App:
         """This app, or the first thing that is wrong with it as a whole.
 
         Raises:
-            InvalidInput: ST109 (no labelled source), ST111 (train), ST113 (a segment that is label or time).
+            InvalidInput: ST109 (no labelled source), ST111 (train), ST113 (a segment that is label or time), ST116 (predict),
+                ST868 (examples that are missing, or given for nothing).
         """
-        if self._training is None and not self.sources:
+        if self.is_service:
+            self._check_service()
             return self
         if self.labelled is None:
             raise InvalidInput(
@@ -387,9 +434,44 @@ class App:
             if segment in (spec.label, spec.time):
                 role = "label" if segment == spec.label else "time"
                 raise InvalidInput("ST113", f"Segment {segment!r} is the {role} of {spec.name}.", segment=segment)
+        if self._prediction and self._prediction.function:
+            _check_arity(self._prediction.function, 2, "(model, rows)", "@app.predict")
+        if self.examples:
+            raise InvalidInput(
+                "ST868",
+                f"App {self.name!r} trains, so that {spec.name} tells what requests look like: leave out "
+                "@app.predict(examples=...), which is for plain services.",
+                app=self.name,
+            )
         return self
 
+    def _check_service(self) -> None:
+        if self._prediction is None or self._prediction.function is None:
+            return
+        function = self._prediction.function
+        if not _takes(function, 1):
+            raise InvalidInput(
+                "ST116",
+                f"@app.predict: {function.__name__}{inspect.signature(function)} asks for a model, and app {self.name!r} has no "
+                "@app.train that would give one: take (rows), or add @app.data and @app.train.",
+                function=function.__name__,
+            )
+        if not self.examples:
+            raise InvalidInput(
+                "ST868",
+                f"App {self.name!r} is a plain service: nothing tells what its requests look like. Give one or more as "
+                f'@app.predict(examples=[{{"a": 1.5, "b": 2}}]) on {function.__name__}.',
+                app=self.name,
+            )
+        known = {name for row in self.examples for name in row}
+        for segment in self.segments:
+            if segment not in known:
+                raise InvalidInput("ST113", f"Segment {segment!r} is in no example.", segment=segment)
+        _ = self.rows_kind
+
     def __repr__(self) -> str:
+        if self.is_service and self._prediction and self._prediction.function:
+            return f"App({self.name!r}: plain service, predict {self.answerer.__name__})"
         trains = f" -> train {self._training.function.__name__}" if self._training else ""
         answers = f" -> predict {self.answerer.__name__}, {self.metric}" if self._prediction else ""
         return f"App({self.name!r}: data {', '.join(self.sources) or 'none'}{trains}{answers})"
@@ -459,13 +541,18 @@ def _function_name(function: Any, decorator: str) -> str:
     return str(function.__name__)
 
 
-def _check_arity(function: Callable[..., Any], count: int, expected: str, decorator: str) -> None:
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether so many positional arguments can be given."""
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return
+        return True
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]
-    if not len(required) <= count <= len(positional):
+    return len(required) <= count <= len(positional)
+
+
+def _check_arity(function: Callable[..., Any], count: int, expected: str, decorator: str) -> None:
+    if not _takes(function, count):
         raise InvalidInput(
             "ST116",
             f"{decorator}: {function.__name__}{inspect.signature(function)} should take {expected}.",
@@ -473,7 +560,7 @@ def _check_arity(function: Callable[..., Any], count: int, expected: str, decora
         )
 
 
-def _frame_of(annotation: Any) -> FrameKind:
+def _frame_of(annotation: Any, decorator: str) -> FrameKind:
     """The kind of frame that an annotation asks for, read by its module's name, so that no library is loaded to look."""
     text = (
         annotation
@@ -488,8 +575,10 @@ def _frame_of(annotation: Any) -> FrameKind:
         return "pyarrow"
     if text.startswith("arro3."):
         return "arro3"
+    if re.match(r"((builtins|typing|collections\.abc)\.)?(list|List|Sequence)\b", text):
+        return "dicts"
     raise InvalidInput(
         "ST111",
-        f"@app.train: can't give rows as {text}; expected pd.DataFrame, pl.DataFrame or pa.Table.",
+        f"{decorator}: can't give rows as {text}; expected pd.DataFrame, pl.DataFrame, pa.Table or list[dict].",
         annotation=text,
     )

@@ -28,14 +28,14 @@ from typing import Any
 from staytrue.app import App
 from staytrue.engines.process import ProcessPool
 from staytrue.errors import InvalidInput, NotFound
-from staytrue.kernel.contract import SourceSpec
 from staytrue.loop.context import Context, open_context
 from staytrue.loop.deliver import Delivered, train_by_hand
 from staytrue.loop.fetch import Fetched, fetch
 from staytrue.loop.jobs import drive
 from staytrue.loop.past import Past
 from staytrue.loop.replay import replay
-from staytrue.loop.tasks import checked_answers
+from staytrue.loop.service import deliver_service
+from staytrue.loop.tasks import checked_answers, example_rows
 from staytrue.store import frames
 from staytrue.store.ledger import LIVE, Event
 from staytrue.store.store import KeptRelease, Store
@@ -175,6 +175,20 @@ class Bench:
             delivered=delivered,
         )
 
+    def deploy(self, *, now: bool = False) -> Delivered | None:
+        """Make a release of a plain service's code, in a process of its own, and let it in as `staytrue deploy` would.
+
+        Args:
+            now: make it champion without a trial.
+
+        Returns:
+            What became of it; None: the champion is this code already.
+
+        Raises:
+            InvalidInput: ST870, the app is no plain service. What its function raised, or why its answers are none.
+        """
+        return drive({"deploy": deliver_service(self._ctx, now=now)}, self._pool)["deploy"]
+
     def answers(self, rows: Any, *, release: str | None = None) -> list[Any]:
         """What a release answers to rows, one plain value each, checked as a server would check it.
 
@@ -189,16 +203,28 @@ class Bench:
             ST306, the answers are not one finite value a row.
         """
         kept = self.release(release)
-        spec = self._labelled().spec
-        given = self._as_served(frames.to_rows(rows, doing="read the rows to answer"), spec)
-        frame = frames.to_frame(given, self.app.inputs().get(spec.name, "pandas"))
-        model = self.store.model(kept.release.model, self.app.loader)
+        given = self._as_served(frames.to_rows(rows, doing="read the rows to answer"))
+        frame = frames.to_frame(given, self.app.rows_kind)
+        model = None if kept.release.is_service else kept.model(self.app.loader)
         return checked_answers(self.app, model, frame, given.num_rows)
 
-    def _as_served(self, rows: frames.Rows, spec: SourceSpec) -> frames.Rows:
+    def _as_served(self, rows: frames.Rows) -> frames.Rows:
+        if self.app.is_service:
+            return self._as_exemplified(rows)
+        spec = self._labelled().spec
         types = dict(self.store.table(spec.name, app=self.app.name).table.schema)
         seen = spec.features or [name for name in types if name not in {spec.time, spec.key, spec.label}]
         return frames.conform(rows, tuple((name, types[name]) for name in seen))
+
+    def _as_exemplified(self, rows: frames.Rows) -> frames.Rows:
+        schema = frames.schema(example_rows(self.app))
+        may_be_left_out = {name for name, _ in schema if any(name not in row for row in self.app.examples)}
+        absent = may_be_left_out - set(rows.column_names)
+        nothing = {name: [None] * rows.num_rows for name in absent}
+        given = (
+            frames.to_rows({**frames.to_pydict(rows), **nothing}, doing="read the rows to answer") if absent else rows
+        )
+        return frames.conform(given, schema)
 
     def replay(
         self,
@@ -239,7 +265,7 @@ class Bench:
         if role is None or role.release is None:
             raise NotFound(
                 "ST703",
-                f"{self.app.name} has no champion yet: `bench.train()` or `bench.replay()` makes one.",
+                f"{self.app.name} has no champion yet: `bench.{'deploy' if self.app.is_service else 'train'}()` makes one.",
                 app=self.app.name,
             )
         return self.store.release(role.release)
@@ -288,7 +314,7 @@ def _where(app: App | str | Path) -> tuple[str, str]:
         text = str(app)
         path = Path(text.partition(":")[0]) if not Path(text).exists() else Path(text)
         return text, "app" if path.is_dir() else path.stem
-    functions = [s.function for s in app.sources.values()]
+    functions = [s.function for s in app.sources.values()] or [app.answerer]
     for function in functions:
         module = sys.modules.get(function.__module__)
         file = inspect.getsourcefile(function)

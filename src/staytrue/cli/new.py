@@ -33,8 +33,15 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     files = make(known[args.template], place)
     screen.document({"dir": str(place), "template": args.template, "files": files})
     screen.say(f"Made {place} with {', '.join(files)}.")
-    screen.say(f"Next: cd {place} && staytrue fetch --since 2015-04-01 && staytrue replay")
+    screen.say(f"Next: cd {place} && {_NEXT.get(args.template, 'look at app.py')}")
     return 0
+
+
+_NEXT = {
+    "calculator": "staytrue deploy && staytrue up",
+    "pricing": "staytrue fetch --since 2015-04-01 && staytrue replay",
+}
+"""What to do first, by template."""
 
 
 def templates() -> dict[str, Path]:

@@ -103,6 +103,8 @@ def _table(store: Store, id_: str) -> dict[str, Any] | None:
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, str) and len(value) == 64:
         return value[:12]
     if isinstance(value, dict):

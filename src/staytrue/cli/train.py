@@ -6,6 +6,7 @@ import argparse
 
 from staytrue.cli.screen import Screen
 from staytrue.engines.process import ProcessPool
+from staytrue.errors import InvalidInput
 from staytrue.loop.context import open_context
 from staytrue.loop.deliver import train_by_hand
 from staytrue.loop.jobs import drive
@@ -22,6 +23,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: Screen) -> int:
     """Exit code 1 when the gate kept it out."""
     ctx = open_context(args.app, args.store)
+    if ctx.app.is_service:
+        raise InvalidInput(
+            "ST871",
+            f"{ctx.app.name} is a plain service: there is nothing to train. `staytrue deploy` makes a release of its code.",
+            app=ctx.app.name,
+        )
     with ProcessPool(ctx.store.work / "jobs") as pool, screen.busy("training"):
         done, trained = drive({"train": train_by_hand(ctx, Past.whole(ctx), now=args.now)}, pool)["train"]
     screen.document(

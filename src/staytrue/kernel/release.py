@@ -1,8 +1,8 @@
 """Identity: what a release is made of, what differs between two, and which release a revert asks for.
 
 Every link is a digest, so a release names everything under it. A `Recipe` is what goes into a training; a `Release` is
-what can be served, compared, blamed and reverted. Hashing is the store's work: here are the documents that are hashed,
-and the decisions about them.
+what can be served, compared, blamed and reverted. Of a plain service it is code alone, without tables, model or recipe.
+Hashing is the store's work: here are the documents that are hashed, and the decisions about them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NewType
 
-from staytrue.errors import Corrupt, InvalidInput
+from staytrue.errors import Corrupt, InvalidInput, NotFound
 from staytrue.kernel.canonical_json import canonical_json
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class Release:
 
     `recipe` is the recipe that `model` was trained by. `as_trained` says whether that is the recipe of this release's
     own code and data (see `trained_by`): it is, unless a revert has mixed axes. `golden` names the rows whose answers
-    every later load must reproduce; `scores` are losses by name, as measured in the trial.
+    every later load must reproduce; `scores` are losses by name, as measured in the trial. A plain service has neither
+    `model` nor `recipe`, and no tables.
 
     Example:
         >>> d = Digest("00" * 32)
@@ -147,12 +148,28 @@ class Release:
     env: Digest
     params: Mapping[str, Any]
     seed: int
-    model: Digest
-    recipe: Digest
+    model: Digest | None
+    recipe: Digest | None
     as_trained: bool
     golden: Digest | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     parents: tuple[Digest, ...] = ()
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is of a plain service: code that answers without a model."""
+        return self.model is None
+
+    def trained(self) -> tuple[Digest, Digest]:
+        """The model and its recipe.
+
+        Raises:
+            NotFound: ST865, a plain service has none.
+        """
+        if self.model is None or self.recipe is None:
+            msg = f"This release of {self.app} is a plain service: it has code, and no model. `staytrue show` shows it."
+            raise NotFound("ST865", msg, app=self.app)
+        return self.model, self.recipe
 
     def document(self) -> dict[str, Any]:
         """What is hashed: the release's id is the digest of this document's canonical JSON."""
@@ -182,6 +199,7 @@ class Release:
         """
         read = _Fields(document, "release")
         parents = read.field("parents", _is_digests, "a list of digests")
+        model = read.digest_or_none("model")
         return cls(
             app=read.field("app", _is_text, "a name"),
             code=read.digest("code"),
@@ -190,8 +208,8 @@ class Release:
             env=read.digest("env"),
             params=read.params(),
             seed=read.field("seed", _is_int, "a whole number"),
-            model=read.digest("model"),
-            recipe=read.digest("recipe"),
+            model=model,
+            recipe=read.digest("recipe") if model else read.field("recipe", lambda value: value is None, "null"),
             as_trained=read.field("as_trained", _is_bool, "true or false"),
             golden=read.digest_or_none("golden"),
             scores=read.field("scores", _is_scores, "an object of numbers"),
@@ -225,8 +243,11 @@ def axes(a: Release, b: Release) -> tuple[Axis, ...]:
 
 
 def retrains(a: Release, b: Release) -> bool:
-    """Whether the step from `a` to `b` changes what a training sees; a change to docs, tests or fetching does not."""
-    return _inputs(a) != _inputs(b)
+    """Whether the step from `a` to `b` changes what a training sees; a change to docs, tests or fetching does not.
+
+    Nothing is trained for a plain service.
+    """
+    return not b.is_service and _inputs(a) != _inputs(b)
 
 
 def describe_axes(a: Release, b: Release) -> tuple[str, ...]:
@@ -262,7 +283,7 @@ def revert(
 
     Raises:
         InvalidInput: ST452 no axis, or an unknown one; ST453 releases of two apps; ST454 the two are equal on these
-        axes.
+        axes; ST866 one of them is a plain service, and not all axes are taken.
     """
     _check_revert(current, to, axes)
     changes: dict[str, Any] = {}
@@ -277,7 +298,7 @@ def revert(
         named = ", ".join(sorted(axes))
         msg = f"Reverting {named}: both releases have the same already. `staytrue diff` shows where they differ."
         raise InvalidInput("ST454", msg, axes=sorted(axes))
-    return replace(mixed, as_trained=trained_by(mixed, recipes[mixed.recipe]))
+    return replace(mixed, as_trained=mixed.recipe is None or trained_by(mixed, recipes[mixed.recipe]))
 
 
 def ancestors(release: Digest, parents: Mapping[Digest, tuple[Digest, ...]]) -> tuple[Digest, ...]:
@@ -338,11 +359,19 @@ def _check_revert(current: Release, to: Release, axes: frozenset[Axis]) -> None:
     if current.app != to.app:
         msg = f"Reverting {current.app} to a release of {to.app}: both must be of one app. `staytrue log` lists them."
         raise InvalidInput("ST453", msg, current=current.app, to=to.app)
+    if current.is_service != to.is_service and set(axes) != set(AXES):
+        msg = (
+            "Reverting: one of the two releases is a plain service, without a model; code that expects one does not "
+            "answer without it. Take all: --all."
+        )
+        raise InvalidInput("ST866", msg, axes=sorted(axes))
 
 
 def _code_sentences(a: Release, b: Release) -> list[str]:
     sentences = []
-    if a.training_code != b.training_code:
+    if a.is_service and b.is_service:
+        sentences += ["code: files differ"] if a.code != b.code else []
+    elif a.training_code != b.training_code:
         sentences.append("code: what training sees differs")
     elif a.code != b.code:
         sentences.append("code: files differ, none that training sees")
@@ -372,6 +401,8 @@ def _data_sentences(a: Release, b: Release) -> list[str]:
 
 
 def _model_sentence(a: Release, b: Release) -> str:
+    if a.is_service or b.is_service:
+        return f"model: {'is new' if a.is_service else 'is gone'}"
     if a.recipe == b.recipe:
         return "model: one recipe gave two models: this training is not deterministic"
     if a.as_trained and b.as_trained:

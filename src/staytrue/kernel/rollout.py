@@ -13,13 +13,26 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from staytrue.errors import InvalidInput
 
-__all__ = ["MOVES", "Move", "Stage", "Step", "advance", "in_canary", "moved", "steps"]
+__all__ = [
+    "MOVES",
+    "Advice",
+    "Move",
+    "Served",
+    "Stage",
+    "Step",
+    "advance",
+    "advance_service",
+    "in_canary",
+    "moved",
+    "service_steps",
+    "steps",
+]
 
 Stage = Literal["backtest", "shadow", "canary", "champion", "rejected", "rolled_back"]
 Move = Literal["pass", "reject", "stay", "roll_back"]
@@ -116,6 +129,91 @@ def advance(*, verdict: str, rows: int, needed: int, last: bool, over: bool) -> 
     if rows >= needed and (proven or not last):
         return "pass"
     return "reject" if over and not proven else "stay"
+
+
+# ---------------------------------------------------------------- plain services: no labels, hence no verdict on losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a release did with the rows that it was asked in one step of a trial."""
+
+    answered: int = 0
+    failed: int = 0
+
+    @property
+    def failing(self) -> float:
+        """The share of its rows that it failed on; 0 of none."""
+        return self.failed / (self.answered + self.failed) if self.failed else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """A move, with a sentence for a person and the numbers that it rests on."""
+
+    move: Move
+    sentence: str
+    evidence: dict[str, Any]
+
+
+def service_steps(plan: str) -> tuple[Step, ...]:
+    """The steps of a plain service's trial: those of `plan` that need no labels.
+
+    A plan of nothing but a backtest leaves none; then a quarter of the traffic is the trial, since something must be seen.
+
+    Raises:
+        InvalidInput: ST107, as `steps`.
+
+    Example:
+        >>> [(s.stage, s.share) for s in service_steps("backtest, shadow:200, canary:5%")]
+        [('shadow', 0.0), ('canary', 0.05)]
+    """
+    return tuple(step for step in steps(plan) if step.stage != "backtest") or steps("canary:25%")
+
+
+def advance_service(
+    challenger: Served, champion: Served, *, needed: int, over: bool, tripped: str | None = None
+) -> Advice:
+    """What came of a step of a plain service's trial, in shadow or canary.
+
+    It goes on when the challenger has answered enough rows, and has failed on no larger share of them than the champion. It
+    is rejected at once when a guard tripped (`kernel/guard.py`: that is how sure one has to be of harm), and when the trial
+    is over before it got so far. No row is no evidence, and promotes nobody.
+
+    Args:
+        challenger, champion: in this step, from its beginning on.
+        needed: rows that this step lasts at least; below 1 counts as 1.
+        over: whether the trial's budget is spent.
+        tripped: the guard that tripped.
+
+    Example:
+        >>> advance_service(Served(answered=100), Served(answered=1900), needed=100, over=False).sentence
+        '100 rows answered, 0 failed (champion 0 of 1,900)'
+        >>> advance_service(Served(), Served(answered=1900), needed=0, over=False).move
+        'stay'
+    """
+    asked = champion.answered + champion.failed
+    seen = f"{challenger.answered:,} rows answered, {challenger.failed:,} failed (champion {champion.failed:,} of {asked:,})"
+    evidence = {
+        "rows": challenger.answered,
+        "failed": challenger.failed,
+        "champion_rows": champion.answered,
+        "champion_failed": champion.failed,
+        "needed": max(1, needed),
+        "tripped": tripped,
+    }
+    if tripped is not None:
+        return Advice(move="reject", sentence=f"the guard on {tripped} tripped: {seen}", evidence=evidence)
+    if challenger.answered >= max(1, needed) and challenger.failing <= champion.failing:
+        return Advice(move="pass", sentence=seen, evidence=evidence)
+    why = (
+        "it fails more often than the champion"
+        if challenger.failing > champion.failing
+        else f"{max(1, needed):,} are needed"
+    )
+    if over:
+        return Advice(move="reject", sentence=f"the trial is over: {seen}, {why}", evidence=evidence)
+    return Advice(move="stay", sentence=f"{seen}, {why}", evidence=evidence)
 
 
 def moved(stage: str, move: Move, to: str) -> str:

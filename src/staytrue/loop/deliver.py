@@ -104,7 +104,7 @@ class Delivery:
         if past.rows(how.held_out, past.until) < _NEW_ROWS:
             rows = past.rows(how.held_out, past.until)
             why = f"{rows} labelled rows are newer than what both were trained on, {_NEW_ROWS} are needed; --now skips the trial"
-            return self._kept_out(key, "undecided", why, {"rows": rows})
+            return self.kept_out(key, "undecided", why, {"rows": rows})
         old, new = how.servers or (checked_out(self.ctx, self.champion.release), checked_out(self.ctx, self.release))
         yield from past.answered([old, new], how.held_out, past.until)
         trials = self.ctx.store.ledger.events(self.ctx.app.name, LIVE, kinds=["promoted", "rejected", "tried"])
@@ -116,7 +116,7 @@ class Delivery:
             return self._promoted(
                 found.verdict, f"Release {self.id[:8]} is champion: {found.sentence}.", found.evidence
             )
-        return self._kept_out(key, found.verdict, found.sentence, found.evidence)
+        return self.kept_out(key, found.verdict, found.sentence, found.evidence)
 
     def _promoted(self, verdict: str, sentence: str, evidence: Mapping[str, Any]) -> Delivered:
         roles = [RoleChange(role="champion", release=self.id, share=1.0, expect_epoch=self.epoch)]
@@ -129,7 +129,8 @@ class Delivery:
         self._write(f"{kind}:{self.id}:{against}:{self.epoch}", kind, sentence, verdict, evidence, roles)
         return Delivered(release=self.id, promoted=True, verdict=verdict, sentence=sentence, evidence=evidence)
 
-    def _kept_out(self, key: str, verdict: str, why: str, evidence: Mapping[str, Any]) -> Delivered:
+    def kept_out(self, key: str, verdict: str, why: str, evidence: Mapping[str, Any]) -> Delivered:
+        """Keep it beside the champion, and write down why it does not answer."""
         sentence = f"Release {self.id[:8]} is kept, the champion stays: {why}."
         self._write(key, "tried", sentence, verdict, evidence, [])
         return self._out(verdict, sentence, evidence)
@@ -179,8 +180,9 @@ def champion_epoch(ctx: Context) -> int:
 
 
 def trained_stop(ctx: Context, release: Release, past: Past) -> int:
-    """The release's model was trained on ticks before this one."""
-    table = ctx.store.recipe(release.recipe).tables[past.spec.name]
+    """The release's model was trained on ticks before this one. Raises NotFound: ST865, it has no model."""
+    _, recipe = release.trained()
+    table = ctx.store.recipe(recipe).tables[past.spec.name]
     until = ctx.store.table_by_id(table).table.until
     return sum(t.part.until <= until for t in past.ticks) if until else 0
 
@@ -240,10 +242,12 @@ def _trained_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Deli
         release = replace(release, golden=(yield from golden_of(ctx, replace(release, golden=None))))
         refs = (*release_refs(ctx, release), *(r for r in refs if r.kind != "release"))
     case = delivery(ctx, release, refs, kind="trained", epoch=epoch)
-    if case.champion is None:
-        return case.unopposed("the first release: nothing to compare it with yet"), trained
-    if now:
-        return case.unopposed("trained by hand and let in without a trial"), trained
+    if case.champion is None or now:
+        first = "the first release: nothing to compare it with yet"
+        return case.unopposed(first if case.champion is None else "trained by hand and let in without a trial"), trained
+    if case.champion.release.is_service:
+        why = "the champion is a plain service, and no labelled row can be held against it; --now lets the new one in"
+        return case.kept_out(f"tried:{case.id}:{case.champion.id}:model", "undecided", why, {}), trained
     if same_answers(ctx, case.champion.release, release):
         return case.unopposed("other code, the same model and the same golden answers"), trained
     if trained.model == case.champion.release.model:

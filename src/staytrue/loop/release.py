@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from staytrue.engines.process import Job
-from staytrue.errors import Corrupt
+from staytrue.errors import Corrupt, InvalidInput
 from staytrue.kernel.duration import duration
 from staytrue.kernel.release import Digest, Release
 from staytrue.loop.context import Context
@@ -16,7 +18,16 @@ from staytrue.store import models
 from staytrue.store.ledger import Ref
 from staytrue.store.models import Golden
 
-__all__ = ["checked_out", "golden_of", "kept", "new_release", "release_refs", "same_answers"]
+__all__ = [
+    "checked_out",
+    "checked_out_code",
+    "examples_answered",
+    "golden_of",
+    "kept",
+    "new_release",
+    "release_refs",
+    "same_answers",
+]
 
 
 def new_release(
@@ -53,44 +64,58 @@ def release_refs(ctx: Context, release: Release) -> tuple[Ref, ...]:
 
 
 def checked_out(ctx: Context, release: Release) -> Trained:
-    """Who answers for a release: its model, and its own code, checked out of the store."""
-    code = code_store.load(ctx.store.objects, release.code)
-    tree = code_store.checkout(ctx.store.objects, code.id, ctx.store.work / "code" / code.id)
+    """Who answers for a release: its model, and its own code, checked out of the store.
+
+    Raises:
+        NotFound: ST865, a plain service: it has no model.
+    """
+    model, recipe = release.trained()
     return Trained(
         code=release.code,
-        entry=tree / code.entry,
-        model=release.model,
-        recipe=release.recipe,
+        entry=checked_out_code(ctx, release),
+        model=model,
+        recipe=recipe,
         tables=release.tables,
         golden=release.golden,
-        seal=ctx.store.seal_of(release.model),
+        seal=ctx.store.seal_of(model),
         rows=0,
         ran=False,
     )
 
 
+def checked_out_code(ctx: Context, release: Release) -> Path:
+    """The app's file in a release's own code, checked out of the store."""
+    code = code_store.load(ctx.store.objects, release.code)
+    tree = code_store.checkout(ctx.store.objects, code.id, ctx.store.work / "code" / code.id)
+    return tree / code.entry
+
+
 def golden_of(ctx: Context, release: Release) -> Steps[Digest | None]:
     """The golden rows of a release: the inputs that its model was sealed with, and what its own code answers to them.
 
-    A release that has golden rows already must give the same answers again.
+    A release that has golden rows already must give the same answers again. Of a plain service the inputs are its examples.
 
     Raises:
         Corrupt: ST640, it does not: model, code or a library is not what it was.
+        InvalidInput: ST869, a plain service that answers otherwise when it is asked again.
     """
-    sealed = ctx.store.objects.get_document(release.model).get("golden")
+    if release.is_service:
+        return (yield from _golden_of_service(ctx, release))
+    model, _ = release.trained()
+    sealed = ctx.store.objects.get_document(model).get("golden")
     if sealed is None:
         return None
     rows = Golden.from_document(ctx.store.objects.get_document(Digest(sealed))).rows
     server = checked_out(ctx, release)
     job = Job(
-        key=f"golden:{release.code}:{release.model}",
+        key=f"golden:{release.code}:{model}",
         task="staytrue.loop.tasks:golden",
-        payload=ctx.payload(model=release.model, seal=server.seal, rows=rows) | {"entry": str(server.entry)},
+        payload=ctx.payload(model=model, seal=server.seal, rows=rows) | {"entry": str(server.entry)},
         workspace=server.entry.parent,
         timeout_s=duration(ctx.app.settings.timeout).total_seconds(),
     )
     outcome = (yield [job])[0]
-    answers = result_of(outcome, doing=f"answer the golden rows with model {release.model[:8]}")["golden"]
+    answers = result_of(outcome, doing=f"answer the golden rows with model {model[:8]}")["golden"]
     if release.golden is None:
         return ctx.store.objects.put_document(Golden(rows=rows, answers=answers).document())
     known = Golden.from_document(ctx.store.objects.get_document(release.golden))
@@ -98,15 +123,67 @@ def golden_of(ctx: Context, release: Release) -> Steps[Digest | None]:
     if differs:
         raise Corrupt(
             "ST640",
-            f"Model {release.model[:8]} does not give its golden answers again: {differs}.",
-            model=release.model,
+            f"Model {model[:8]} does not give its golden answers again: {differs}.",
+            model=model,
         )
     return release.golden
 
 
+def _golden_of_service(ctx: Context, release: Release) -> Steps[Digest]:
+    if release.golden is None:
+        outcome = (yield [_examples_job(ctx, release, None)])[0]
+        given = result_of(outcome, doing=f"answer the examples of {ctx.app.name}")
+        if outcome.outbox is None:
+            raise Corrupt("ST640", f"The examples of {ctx.app.name} are gone: their job left no files.")
+        golden = Golden(
+            rows=ctx.store.objects.put_file(Path(outcome.outbox) / given["golden_rows"]), answers=given["golden"]
+        )
+    else:
+        golden = Golden.from_document(ctx.store.objects.get_document(release.golden))
+    # In a process of its own: what hangs on the clock, on chance or on the order of a set shows here, and not when it is served.
+    differs = models.answers_equal(golden.answers, (yield from examples_answered(ctx, release, golden.rows)))
+    if differs and release.golden is not None:
+        raise Corrupt(
+            "ST640",
+            f"Code {release.code[:8]} does not give its golden answers again: {differs}. Have libraries changed?",
+            code_id=release.code,
+        )
+    if differs:
+        raise InvalidInput(
+            "ST869",
+            f"{ctx.app.name} answers its examples otherwise when it is asked again: {differs}. A release proves itself by "
+            "its answers: give examples whose answers hang on nothing but the request, or take the clock, chance or the "
+            "order of a set out of them.",
+            app=ctx.app.name,
+        )
+    return release.golden or ctx.store.objects.put_document(golden.document())
+
+
+def examples_answered(ctx: Context, release: Release, rows: Digest) -> Steps[list[Any]]:
+    """What a plain service's own code answers to these rows, as columns of its own types.
+
+    Raises:
+        InvalidInput: ST207, rows of other columns; ST303 to ST306, what the function gave.
+    """
+    outcome = (yield [_examples_job(ctx, release, rows)])[0]
+    answers: list[Any] = result_of(outcome, doing=f"answer examples with code {release.code[:8]}")["golden"]
+    return answers
+
+
+def _examples_job(ctx: Context, release: Release, rows: Digest | None) -> Job:
+    entry = checked_out_code(ctx, release)
+    return Job(
+        key=f"examples:{release.code}:{rows}",
+        task="staytrue.loop.tasks:examples",
+        payload=ctx.payload(rows=rows) | {"entry": str(entry)},
+        workspace=entry.parent,
+        timeout_s=duration(ctx.app.settings.timeout).total_seconds(),
+    )
+
+
 def same_answers(ctx: Context, a: Release, b: Release) -> bool:
     """Whether two releases of one model give the same golden answers: then nobody can tell one from the other."""
-    if a.model != b.model or a.golden is None or b.golden is None:
+    if a.model is None or a.model != b.model or a.golden is None or b.golden is None:
         return False
     first, second = (Golden.from_document(ctx.store.objects.get_document(g)) for g in (a.golden, b.golden))
     return models.answers_equal(first.answers, second.answers) is None

@@ -13,6 +13,7 @@ from staytrue.loop.deliver import Comparison, Delivered, champion_epoch, deliver
 from staytrue.loop.jobs import Steps
 from staytrue.loop.past import Past
 from staytrue.loop.release import golden_of, release_refs, same_answers
+from staytrue.loop.service import let_in
 from staytrue.store.store import KeptRelease
 
 __all__ = ["revert", "reverted"]
@@ -25,7 +26,7 @@ def reverted(ctx: Context, current: KeptRelease, to: KeptRelease, axes: Collecti
         InvalidInput: as `kernel.release.revert`.    Corrupt: ST640, the golden rows of `to` do not hold any more.
     """
     yield from golden_of(ctx, to.release)
-    recipes = {id_: ctx.store.recipe(id_) for id_ in (current.release.recipe, to.release.recipe)}
+    recipes = {id_: ctx.store.recipe(id_) for id_ in (current.release.recipe, to.release.recipe) if id_}
     release = mixed(current.release, to.release, frozenset(axes), current_id=current.id, recipes=recipes)
     golden = yield from golden_of(ctx, release)
     release = replace(release, golden=golden)
@@ -43,7 +44,7 @@ def revert(ctx: Context, to: KeptRelease, axes: Collection[Axis], *, now: bool) 
     if champion is None:
         raise NotFound(
             "ST650",
-            f"{ctx.app.name} has no champion yet: there is nothing to revert. `staytrue train` makes one.",
+            f"{ctx.app.name} has no champion yet: there is nothing to revert. `staytrue train` or `staytrue deploy` makes one.",
             app=ctx.app.name,
         )
     epoch = champion_epoch(ctx)
@@ -52,6 +53,8 @@ def revert(ctx: Context, to: KeptRelease, axes: Collection[Axis], *, now: bool) 
     named = ", ".join(sorted(axes))
     if now:
         return case.unopposed(f"{named} taken from {to.id[:8]} by hand, without a trial")
+    if release.is_service or champion.release.is_service:
+        return (yield from let_in(case, now=False))
     if same_answers(ctx, champion.release, release):
         return case.unopposed(f"{named} taken from {to.id[:8]}; the model and the golden answers are the same")
     past = Past.whole(ctx)

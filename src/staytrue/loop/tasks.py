@@ -23,11 +23,23 @@ import numpy as np
 from staytrue.app import App, load
 from staytrue.errors import InvalidInput, StaytrueError
 from staytrue.kernel.contract import SourceSpec
+from staytrue.kernel.examples import example_signature
 from staytrue.kernel.release import Digest
 from staytrue.store import frames, models, tables
 from staytrue.store.objects import LocalObjects
 
-__all__ = ["answer", "checked_answers", "fetch", "joined", "plain_answers", "predictable", "prepare", "train"]
+__all__ = [
+    "answer",
+    "checked_answers",
+    "example_rows",
+    "examples",
+    "fetch",
+    "joined",
+    "plain_answers",
+    "predictable",
+    "prepare",
+    "train",
+]
 
 GOLDEN_ROWS = 32
 
@@ -145,8 +157,7 @@ def _answers(app: App, model: Any, rows: frames.Rows) -> list[Any]:
 
 
 def _frame(app: App, rows: frames.Rows) -> Any:
-    """Predictions get the kind of frame that training gets."""
-    return frames.to_frame(rows, app.inputs().get(_labelled(app).name, "pandas"))
+    return frames.to_frame(rows, app.rows_kind)
 
 
 def golden(payload: Mapping[str, Any], _outbox: Path) -> dict[str, Any]:
@@ -158,6 +169,29 @@ def golden(payload: Mapping[str, Any], _outbox: Path) -> dict[str, Any]:
     )
     rows = frames.read_parquet(objects.get(Digest(payload["rows"])))
     return {"golden": _answers(app, model, rows)}
+
+
+def examples(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
+    """The answers of a plain service to its own examples, or to the rows of another release's."""
+    app = _app(payload["entry"])
+    rows = example_rows(app)
+    if payload["rows"] is None:
+        (outbox / "golden.parquet").write_bytes(frames.write_parquet(rows))
+    else:
+        others = frames.read_parquet(_objects(payload["store"]).get(Digest(payload["rows"])))
+        rows = frames.conform(others, frames.schema(rows))
+    return {"golden": _answers(app, None, rows), "golden_rows": "golden.parquet"}
+
+
+def example_rows(app: App) -> frames.Rows:
+    """The examples of a plain service as rows.
+
+    Raises:
+        InvalidInput: ST203 to ST205, ST867, values of no type that rows can have; ST752, `inputs` names no column of them.
+    """
+    rows = frames.to_rows(app.examples, doing="read @app.predict(examples=...)")
+    example_signature(frames.schema(rows), app.examples, inputs=app.input_actions)
+    return rows
 
 
 # ---------------------------------------------------------------- what training and predictions see
@@ -195,7 +229,7 @@ def checked_answers(app: App, model: Any, frame: Any, count: int) -> list[Any]:
         if inspect.isasyncgenfunction(app.answerer):
             given = asyncio.run(_in_pieces(app, model, frame, count))
         else:
-            given = app.answerer(model, frame)
+            given = app.ask(model, frame)
             if inspect.isawaitable(given):
                 given = asyncio.run(_awaited(given))
     except StaytrueError:
@@ -246,7 +280,7 @@ async def _awaited(given: Any) -> Any:
 
 async def _in_pieces(app: App, model: Any, frame: Any, count: int) -> list[Any]:
     """The answers of a function that yields them in pieces, a row at a time."""
-    return [joined([piece async for piece in app.answerer(model, frame[row : row + 1])]) for row in range(count)]
+    return [joined([piece async for piece in app.ask(model, frame[row : row + 1])]) for row in range(count)]
 
 
 def joined(pieces: Sequence[Any]) -> Any:

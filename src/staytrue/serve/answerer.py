@@ -20,11 +20,12 @@ import msgspec
 import numpy as np
 
 from staytrue.app import App, FrameKind, load
-from staytrue.errors import Corrupt, InvalidInput, NotFound, StaytrueError
+from staytrue.errors import Corrupt, InvalidInput, StaytrueError
 from staytrue.kernel.contract import SourceSpec
+from staytrue.kernel.examples import example_signature
 from staytrue.kernel.release import Digest, Release
 from staytrue.kernel.signature import Signature, signature
-from staytrue.loop.tasks import joined, plain_answers
+from staytrue.loop.tasks import example_rows, joined, plain_answers
 from staytrue.serve.channel import pack_array
 from staytrue.serve.handshake import Errand
 from staytrue.store import code as code_store
@@ -52,11 +53,11 @@ class Answerer:
     Attributes:
         id, release: which it is.
         app: its own code, imported.
-        model: loaded.
+        model: loaded; None in a plain service.
         signature: what it wants to be asked.
         layout: of the blocks that it is given: the columns of its signature.
-        label_type: what its answers are held against.
-        example: a row of its training as a request has it; empty when it has no golden rows.
+        label_type: what its answers are held against; of a plain service, what they are.
+        example: a row of its training, or a plain service's example, as a request has it; empty when it has no golden rows.
     """
 
     id: Digest
@@ -85,15 +86,16 @@ class Answerer:
 
     @cached_property
     def kind(self) -> FrameKind:
-        """Predictions get the kind of frame that training gets."""
-        labelled = self.app.labelled
-        return self.app.inputs().get(labelled.spec.name, "pandas") if labelled else "pandas"
+        """As what the predict function gets its rows."""
+        return self.app.rows_kind
 
     @cached_property
     def frame(self) -> Callable[[Block], Any]:
         """From a block to the frame that the predict function is given."""
         seen = self.signature.seen
         types = dict(self.signature.schema)
+        if self.kind == "dicts":
+            return lambda block: self.layout.dicts(block, seen)
         if self.kind != "pandas":
             return lambda block: frames.to_frame(self.layout.rows(block, seen), self.kind)
         if not seen or any(types[name] != "float64" for name in seen):
@@ -169,7 +171,7 @@ class Answerer:
     def _given(self, block: Block) -> Any:
         """What the predict function, which is not async, gives."""
         try:
-            given = self.app.answerer(self.model, self.frame(block))
+            given = self.app.ask(self.model, self.frame(block))
         except Exception as exc:
             raise self._raised(exc, block.n) from exc
         return asyncio.run(_awaited(given)) if inspect.isawaitable(given) else given
@@ -180,7 +182,7 @@ class Answerer:
             rows = [block.slice(row, row + 1) for row in range(block.n)]
             return [self.whole([piece async for piece in self.pieces(row)])[0] for row in rows]
         try:
-            given = await self.app.answerer(self.model, self.frame(block))
+            given = await self.app.ask(self.model, self.frame(block))
         except Exception as exc:
             raise self._raised(exc, block.n) from exc
         return plain_answers(given, block.n, self.name)
@@ -197,7 +199,7 @@ class Answerer:
             yield (await self.awaited(block))[0]
             return
         try:
-            async for piece in self.app.answerer(self.model, self.frame(block)):
+            async for piece in self.app.ask(self.model, self.frame(block)):
                 yield piece
         except Exception as exc:
             raise self._raised(exc, block.n) from exc
@@ -235,7 +237,6 @@ def open_answerer(errand: Errand) -> Answerer:
     """The release, ready to answer. Its code's folder is put first on the import path.
 
     Raises:
-        NotFound: ST754, the release has no labelled table to know its columns from.
         Corrupt: ST755, it does not give its golden answers any more; ST314 to ST317, as `models.load`.
         And as `app.load`.
     """
@@ -244,15 +245,15 @@ def open_answerer(errand: Errand) -> Answerer:
     tree = code_store.load(objects, release.code)
     folder = code_store.checkout(objects, tree.id, errand.root / "work" / "code" / tree.id)
     app, _ = load(str(Path(folder) / tree.entry))
-    if app.labelled is None:
-        raise NotFound(
-            "ST754",
-            f"Release {errand.release[:8]} has no source with label=: there is nothing to ask it.",
-            id=errand.release,
-        )
-    model = models.load(objects, Digest(release.model), errand.seal, models.store_key(errand.root), app.loader)
-    made, label_type = _signature(objects, errand, app, app.labelled.spec)
     golden = _golden(objects, release)
+    model = None
+    if not release.is_service:
+        named, _ = release.trained()
+        model = models.load(objects, named, errand.seal, models.store_key(errand.root), app.loader)
+    if app.labelled is None:
+        made, label_type = _service_signature(app, golden)
+    else:
+        made, label_type = _signature(objects, errand, app, app.labelled.spec)
     answerer = Answerer(
         id=errand.release,
         release=release,
@@ -261,7 +262,7 @@ def open_answerer(errand: Errand) -> Answerer:
         signature=made,
         layout=Layout(made.schema),
         label_type=label_type,
-        example=_example(golden[0]) if golden else {},
+        example=_example(golden[0], app) if golden else {},
     )
     if golden:
         _check_golden(answerer, *golden)
@@ -283,6 +284,16 @@ def _signature(objects: LocalObjects, errand: Errand, app: App, spec: SourceSpec
         inputs=app.input_actions,
     )
     return made, dict(table.schema)[str(spec.label)]
+
+
+def _service_signature(app: App, golden: tuple[frames.Rows, Sequence[Any]] | None) -> tuple[Signature, str]:
+    """What a plain service's examples tell of its requests, and its golden answers of its answers."""
+    rows = example_rows(app)
+    made = example_signature(frames.schema(rows), app.examples, inputs=app.input_actions)
+    kinds = {type(answer) for answer in (golden[1] if golden else ())}
+    if kinds and kinds <= {int, float}:
+        return made, "float64"
+    return made, "bool" if kinds == {bool} else "string"
 
 
 def _golden(objects: LocalObjects, release: Release) -> tuple[frames.Rows, Sequence[Any]] | None:
@@ -307,13 +318,16 @@ def _check_golden(answerer: Answerer, rows: frames.Rows, answers: Sequence[Any])
         )
 
 
-def _example(rows: frames.Rows) -> dict[str, Any]:
-    """The first row as a request would have it."""
+def _example(rows: frames.Rows, app: App) -> dict[str, Any]:
+    """The first row as a request would have it; of a plain service without what its author has left out."""
     row = {name: values[0] for name, values in frames.to_pydict(rows.slice(0, 1)).items()}
-    return {name: _json_value(value) for name, value in row.items()}
+    given = app.examples[0] if app.examples else row
+    return {name: _json_value(value) for name, value in row.items() if name in given}
 
 
 def _json_value(value: Any) -> Any:
     if isinstance(value, date):
         return value.isoformat()
+    if isinstance(value, list):
+        return [_json_value(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

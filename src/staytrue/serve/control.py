@@ -143,14 +143,17 @@ class Control:
 
     async def _openapi(self, _scope: Any, _parts: Parts, _receive: Any) -> Outcome:
         champion = self._service.router.table.champion
-        signature = None
+        signature = example = None
         if champion is not None:
             signature = {**champion.facts.signature.document(), "label": dict(champion.facts.label)}
+            # A plain service's author has written its examples to be seen; a row of a training stays inside.
+            example = champion.facts.example if champion.facts.label["name"] is None else None
         document = openapi.document(
             self._service.app,
             signature,
             __version__,
             release=None if champion is None else champion.release,
+            example=example,
             needs_token=self._service.gate.needs_token,
             most_rows=self._service.limits.rows,
         )

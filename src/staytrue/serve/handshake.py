@@ -57,7 +57,7 @@ class Errand:
 
     Attributes:
         root: the store's folder.
-        seal: of the release's model.
+        seal: of the release's model; empty for a plain service.
         tables: source -> manifest of the table that the model was trained on, whatever table a revert put beside it.
     """
 
@@ -74,11 +74,14 @@ class Errand:
             NotFound, Corrupt: what the store says of a release that it does not hold whole.
         """
         document = store.release_document(release)
-        tables = store.recipe(document.recipe).tables
+        if document.is_service:
+            return cls(root=store.root, release=release, seal="", tables={})
+        model, recipe = document.trained()
+        tables = store.recipe(recipe).tables
         return cls(
             root=store.root,
             release=release,
-            seal=store.seal_of(document.model),
+            seal=store.seal_of(model),
             tables={source: store.table_manifest(table) for source, table in tables.items()},
         )
 

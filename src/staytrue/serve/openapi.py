@@ -33,6 +33,7 @@ def document(
     *,
     label: str | None = None,
     release: str | None = None,
+    example: Mapping[str, Any] | None = None,
     needs_token: bool = True,
     most_rows: int = 100_000,
     most_labels: int = 100_000,
@@ -45,6 +46,7 @@ def document(
         version: of staytrue.
         label: the type of the label, where the signature does not tell it.
         release: one that answers, as an example.
+        example: a row, as an example; left out, one is made of the signature.
         needs_token: whether the gate asks for one.
         most_rows: of one request; most_labels: likewise.
 
@@ -56,10 +58,11 @@ def document(
     columns = signature["columns"] if signature else []
     if label is None and signature and signature.get("label"):
         label = signature["label"]["type"]
+    row = dict(example) if example else _example(columns)
     operations = {
-        "/predict": _predict(_example(columns), most_rows),
+        "/predict": _predict(row, most_rows),
         "/labels": _labels(most_labels),
-        "/invocations": _invocations(columns, _example(columns), most_rows),
+        "/invocations": _invocations(columns, row, most_rows),
         "/healthz": _read("healthz", "Does the process live?", _ref("Health")),
         "/readyz": _read("readyz", "May requests be sent here?", _ref("Health")),
         "/metrics": _text("metrics", "What the server counts, in Prometheus' format."),
@@ -69,7 +72,7 @@ def document(
         "/v2/health/ready": _read("serverReady", "May requests be sent here?", {"type": "object"}),
         "/v2/models/{name}": _read("modelMetadata", "The model's tensors.", _ref("ModelMetadata")),
         "/v2/models/{name}/ready": _read("modelReady", "Does the model answer?", {"type": "object"}),
-        "/v2/models/{name}/infer": _infer(app, columns, label),
+        "/v2/models/{name}/infer": _infer(app, columns, row, label),
     }
     paths = {}
     for route in ROUTES:
@@ -555,13 +558,13 @@ def _invocations(columns: Sequence[Mapping[str, Any]], example: _Document, most_
     )
 
 
-def _infer(app: str, columns: Sequence[Mapping[str, Any]], label: str | None) -> _Document:
+def _infer(app: str, columns: Sequence[Mapping[str, Any]], row: Mapping[str, Any], label: str | None) -> _Document:
     inputs = [
         {
             "name": column["name"],
             "shape": [1],
             "datatype": datatype_of(column["type"])[0],
-            "data": [_example_value(column)],
+            "data": [row[column["name"]]],
         }
         for column in columns
         if column["required"] and not column["type"].startswith("list<") and column["type"] != "null"

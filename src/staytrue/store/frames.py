@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 Rows: TypeAlias = ac.Table
-FrameKind = Literal["pandas", "polars", "pyarrow", "arro3"]
+FrameKind = Literal["pandas", "polars", "pyarrow", "arro3", "dicts"]
 
 
 # -- in ---------------------------------------------------------------------------------------------------------------
@@ -546,6 +546,7 @@ def to_frame(rows: Rows, kind: FrameKind = "pandas") -> Any:
 
     pandas: whole numbers with nulls become float64 with NaN, text the default `str` type with NaN, booleans with nulls
     object with None, aware times `datetime64[us, UTC]`, dates `datetime64[s]`, lists numpy arrays in an object column.
+    dicts: a list of them with Python's own values, None where null.
 
     Raises:
         InvalidInput: ST208, no such kind, or its library is not installed.
@@ -556,6 +557,9 @@ def to_frame(rows: Rows, kind: FrameKind = "pandas") -> Any:
     """
     if kind == "arro3":
         return rows
+    if kind == "dicts":
+        by_column = to_pydict(rows)
+        return [dict(zip(by_column, values, strict=True)) for values in zip(*by_column.values(), strict=True)]
     try:
         if kind == "pandas":
             return to_pandas({name: column(rows, name) for name in rows.column_names}, rows.num_rows)
@@ -568,7 +572,7 @@ def to_frame(rows: Rows, kind: FrameKind = "pandas") -> Any:
         raise InvalidInput(
             "ST208", f"Can't give rows as {kind}: it is not installed. Run `pip install {kind}`.", kind=kind
         ) from exc
-    raise InvalidInput("ST208", f"Can't give rows as {kind!r}; expected pandas, polars, pyarrow or arro3.", kind=kind)
+    raise InvalidInput("ST208", f"Can't give rows as {kind!r}; expected pandas, polars, pyarrow, arro3 or dicts.", kind=kind)
 
 
 def to_pandas(columns: Mapping[str, Column], size: int) -> Any:

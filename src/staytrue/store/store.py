@@ -52,11 +52,14 @@ class KeptRelease:
             loader: the app's `@app.load`, for a model that its `@app.save` wrote: `release.model(app.loader)`.
 
         Raises:
-            InvalidInput: ST316, it was written by `@app.save` and there is no loader. Refused, Corrupt: as `models.load`.
+            InvalidInput: ST316, it was written by `@app.save` and there is no loader. NotFound: ST865, a plain service has
+            none. Refused, Corrupt: as `models.load`.
         """
-        return self.store.model(self.release.model, loader)
+        return self.store.model(self.release.trained()[0], loader)
 
     def __repr__(self) -> str:
+        if self.release.model is None:
+            return f"<release {self.id[:8]} of {self.release.app}: plain service, code {self.release.code[:8]}>"
         scores = ", ".join(f"{k} {v:.4g}" for k, v in self.release.scores.items()) or "no scores"
         tables_ = ", ".join(f"{k}@{v[:8]}" for k, v in self.release.tables.items())
         return (
@@ -183,8 +186,12 @@ class Store:
         return Release.from_document(self.objects.get_document(id_))
 
     def champion(self, app: str | None = None, *, timeline: str = LIVE) -> KeptRelease | None:
-        """The release that answers; None before the first one."""
-        role = self.ledger.role(self.app(app), timeline, "champion")
+        """The release that answers; None before the first one.
+
+        Args:
+            app: which app's; by default that of the only one there is.
+        """
+        role = self.ledger.role(app or self.app(), timeline, "champion")
         return self._release(Digest(role.release)) if role and role.release else None
 
     def table(self, source: str, *, app: str | None = None, as_of: datetime | None = None) -> KeptTable:

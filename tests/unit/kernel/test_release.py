@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from staytrue.errors import Corrupt, InvalidInput
+from staytrue.errors import Corrupt, InvalidInput, NotFound
 from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.release import (
     Digest,
@@ -246,3 +246,74 @@ def test_the_written_form_of_recipe_and_release_stays_what_stores_out_there_hold
         f'"scores":{{"mae":12.5}},"seed":0,"tables":{{"bookings":"table:{d("table")}"}},'
         f'"training_code":"{ids["training_code"]}"}}'
     )
+
+
+# -- plain services ----------------------------------------------------------------------------------------------------
+
+SERVICE = release(tables={}, model=None, recipe=None, scores={})
+
+
+def test_a_release_with_a_model_has_the_id_that_it_always_had():
+    # The document of a release that an earlier version has written, byte for byte: its digest is the release's id.
+    written = canonical_json(OLD.document()).decode()
+
+    assert f'"model":"{d("model")}"' in written
+    assert f'"recipe":"{d("recipe")}"' in written
+    assert sorted(OLD.document()) == [
+        "app", "as_trained", "code", "env", "golden", "kind", "model", "params", "parents", "recipe", "scores", "seed",
+        "tables", "training_code",
+    ]  # fmt: skip
+
+
+def test_a_plain_service_is_read_again_as_it_was_written():
+    again = Release.from_document(SERVICE.document())
+
+    assert again == SERVICE
+    assert (again.is_service, OLD.is_service) == (True, False)
+    assert OLD.trained() == (d("model"), d("recipe"))
+    with pytest.raises(NotFound, match="plain service") as said:
+        again.trained()
+    assert said.value.code == "ST865"
+
+
+@pytest.mark.parametrize(("model", "recipe"), [(None, d("recipe")), (d("model"), None)])
+def test_a_model_without_its_recipe_is_no_release_nor_a_recipe_without_its_model(model, recipe):
+    with pytest.raises(Corrupt) as said:
+        Release.from_document(SERVICE.document() | {"model": model, "recipe": recipe})
+
+    assert (said.value.code, said.value.facts["field"]) == ("ST451", "recipe")
+
+
+def test_services_differ_in_code_alone_and_nothing_is_trained():
+    other = replace(SERVICE, code=d("other"), training_code=d("other training"))
+
+    assert axes(SERVICE, other) == ("code",)
+    assert describe_axes(SERVICE, other) == ("code: files differ",)
+    assert not retrains(SERVICE, other)
+
+
+def test_a_service_takes_back_old_code_and_has_nothing_else_to_take_back():
+    newer = replace(SERVICE, code=d("newer"), env=d("newer env"), golden=d("newer golden"))
+
+    back = revert(newer, SERVICE, frozenset({"code"}), current_id=d("newer id"), recipes={})
+
+    assert (back.code, back.env, back.golden, back.parents) == (SERVICE.code, SERVICE.env, None, (d("newer id"),))
+    assert back.is_service
+    assert back.as_trained
+    with pytest.raises(InvalidInput) as said:
+        revert(newer, SERVICE, frozenset({"model"}), current_id=d("newer id"), recipes={})
+    assert said.value.code == "ST454"
+
+
+def test_a_service_that_has_learned_something_since_goes_back_as_a_whole_or_not_at_all():
+    recipes = {OLD.recipe: recipe_of(OLD)}
+
+    with pytest.raises(InvalidInput) as said:
+        revert(OLD, SERVICE, frozenset({"code"}), current_id=d("id"), recipes=recipes)
+    back = revert(OLD, SERVICE, frozenset({"code", "data", "model"}), current_id=d("id"), recipes=recipes)
+    forth = revert(SERVICE, OLD, frozenset({"code", "data", "model"}), current_id=d("id"), recipes=recipes)
+
+    assert said.value.code == "ST866"
+    assert (back.is_service, dict(back.tables), forth.model) == (True, {}, OLD.model)
+    assert "model: is gone" in describe_axes(OLD, SERVICE)
+    assert "data: table bookings is new" in describe_axes(SERVICE, OLD)

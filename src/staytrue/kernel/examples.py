@@ -1,0 +1,119 @@
+"""Examples: requests that a plain service was given by its author, and the signature that they make.
+
+An app that learns takes its signature from the table that it was trained on. A plain service has no table, so a few
+requests stand in for one: they tell columns and types, and nothing of what is usual. No range and no set of known words
+is learned from them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from staytrue.errors import InvalidInput
+from staytrue.kernel.contract import Schema
+from staytrue.kernel.signature import Action, Signature, checked_inputs, signature
+
+__all__ = ["MOST_EXAMPLES", "Example", "checked_examples", "example_signature"]
+
+MOST_EXAMPLES: Final = 32
+"""So many rows with their answers a release keeps (`store.models.GOLDEN_ROWS`)."""
+
+Example = Mapping[str, Any]
+
+
+def checked_examples(examples: Any) -> tuple[Example, ...]:
+    """The examples, once they are seen to be rows that a request could hold.
+
+    Raises:
+        InvalidInput: ST867, no list of dicts, none or too many of them, a name that is no text, or a value that JSON can't
+            hold; it names the example and the column.
+
+    Example:
+        >>> checked_examples([{"a": 2, "b": 0.5}])
+        ({'a': 2, 'b': 0.5},)
+    """
+    if isinstance(examples, str | bytes | Mapping) or not isinstance(examples, Sequence):
+        raise _unfit(f"got {_shown(examples)}")
+    if not 1 <= len(examples) <= MOST_EXAMPLES:
+        raise _unfit(f"got {len(examples)} of them")
+    for place, row in enumerate(examples):
+        if not isinstance(row, Mapping) or not row:
+            raise _unfit(f"example {place} is {_shown(row)}", example=place)
+        for name, value in row.items():
+            if not isinstance(name, str) or not name or not _is_writable(name):
+                raise _unfit(f"example {place} has a column called {name!a:.80}", example=place)
+            wrong = _why_not(value)
+            if wrong is not None:
+                raise _unfit(f"{name!r} of example {place} {wrong}", example=place, column=name)
+    return tuple(dict(row) for row in examples)
+
+
+def example_signature(
+    schema: Schema, examples: Sequence[Example], *, inputs: Mapping[str, Any] | None = None
+) -> Signature:
+    """The signature of a plain service.
+
+    A column that is null in an example may be null in a request; one that an example leaves out may be left out.
+
+    Args:
+        schema: of the examples as rows: (name, type) in order.
+        inputs: what the app says to do about faults; it overrides what the examples say.
+
+    Raises:
+        InvalidInput: ST867, a column whose type no example tells; ST752, ST753, as `signature`.
+
+    Example:
+        >>> made = example_signature((("a", "int64"), ("b", "float64")), [{"a": 1, "b": 2.0}, {"a": 1}])
+        >>> [(one.name, one.actions["missing"], one.low) for one in made.features]
+        [('a', 'refuse', None), ('b', 'accept', None)]
+    """
+    for name, type_name in schema:
+        if type_name == "null" or type_name.startswith("list<null>"):
+            empty = "null" if type_name == "null" else "an empty list"
+            raise _unfit(f"{name!r} is {empty} in every example, so that nothing tells its type", column=name)
+    said = checked_inputs(inputs or {})
+    told: dict[str, dict[str, Action]] = {}
+    for name, _ in schema:
+        faults: dict[str, Action] = {}
+        if any(row.get(name) is None for row in examples):
+            faults["null"] = "accept"
+        if any(name not in row for row in examples):
+            faults["missing"] = "accept"
+        # What is said of all columns is a word about this one too.
+        told[name] = faults | said.get("*", {}) | said.get(name, {})
+    others = {name: faults for name, faults in said.items() if name not in told}
+    return signature(schema, {}, features=[name for name, _ in schema], inputs={**others, **told})
+
+
+def _why_not(value: Any) -> str | None:
+    """Why a request can't hold this value; None when nothing here speaks against it (types are for `store/frames.py`)."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, which no request can hold"
+    if isinstance(value, str) and not _is_writable(value):
+        return "is a text with half of a surrogate pair, which can't be written"
+    if isinstance(value, list | tuple):
+        return next((wrong for wrong in map(_why_not, value) if wrong is not None), None)
+    return None
+
+
+def _is_writable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(value: Any) -> str:
+    return "an empty dict" if isinstance(value, Mapping) and not value else f"a {type(value).__name__}"
+
+
+def _unfit(what: str, **facts: Any) -> InvalidInput:
+    return InvalidInput(
+        "ST867",
+        f"@app.predict(examples=...): {what}; expected a list of 1 to {MOST_EXAMPLES} requests, each a dict of columns, "
+        'such as [{"a": 1.5, "b": 2}].',
+        **facts,
+    )
