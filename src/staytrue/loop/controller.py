@@ -18,21 +18,19 @@ from staytrue.kernel.policy import Decision
 from staytrue.kernel.policy import policy as named_policy
 from staytrue.kernel.release import Digest
 from staytrue.loop.chronicle import Chronicle
+from staytrue.loop.comparison import trained_stop
 from staytrue.loop.context import Context
-from staytrue.loop.deliver import trained_stop
 from staytrue.loop.fetch import fetch, next_due
 from staytrue.loop.jobs import Steps
 from staytrue.loop.lease import Tenancy
 from staytrue.loop.life import Life
 from staytrue.loop.memory import recall, remember
+from staytrue.loop.orders import Order, orders
 from staytrue.loop.past import Past
 from staytrue.loop.watch import RollbackWatch
-from staytrue.store.ledger import LIVE, Event, Fence, Role
+from staytrue.store.ledger import LIVE, Fence, Role
 
-__all__ = ["ORDERS", "Controller", "Ended"]
-
-ORDERS: Final = "orders"
-"""The timeline of what people ask for."""
+__all__ = ["Controller", "Ended"]
 
 _FEWEST: Final = 50
 """Labelled rows below which nothing is trained."""
@@ -195,29 +193,29 @@ class Controller:
     # ------------------------------------------------------------ what people say, what guards say
 
     def _obey(self) -> None:
-        for event in self.ctx.store.ledger.events(self.ctx.app.name, ORDERS, kinds=["asked"], after=self.orders):
-            self.orders = event.seq
-            self._act_on(event)
+        for order in orders(self.ctx.store.ledger, self.ctx.app.name, after=self.orders):
+            self.orders = order.seq
+            self._act_on(order)
             self.chronicle.write()
 
-    def _act_on(self, event: Event) -> None:
-        what, why = event.body.get("what"), event.body.get("why") or "by hand"
+    def _act_on(self, order: Order) -> None:
+        what, why = order.what, order.why or "no reason given"
         now, life = self.clock(), self.life
         trial = life.trial if life else None
-        named = event.body.get("release")
+        said = {"order": order.seq, "by": order.by}
         if what in ("pause", "resume"):
             self.paused = what == "pause"
             done = "paused: nothing is fetched, trained or decided" if self.paused else "resumed"
-            self._tell("paused" if self.paused else "resumed", f"The loop is {done} ({why}).", now, {"order": event.id})
+            self._tell("paused" if self.paused else "resumed", f"{order.by}: the loop is {done} ({why}).", now, said)
         elif what == "retrain" and life is not None and trial is None:
-            self.run(life.retrain(now, Decision(retrain=True, why=f"asked for: {why}")))
-        elif what in ("promote", "reject") and life and trial and named in (None, trial.release):
+            self.run(life.retrain(now, Decision(retrain=True, why=f"{order.by} asked for it: {why}", numbers=said)))
+        elif what in ("promote", "reject") and life and trial and order.release in (None, trial.release):
             if what == "promote":
-                life.promote(now, f"a person said so: {why}", {"order": event.id})
+                life.promote(now, f"{order.by} said so: {why}", said)
             else:
-                life.reject(now, "person", why, {"order": event.id})
+                life.reject(now, "person", f"{order.by} said so: {why}", said)
         else:
-            self._tell("declined", f"Nothing was there to {what}: {why}.", now, {"order": event.id, "what": what})
+            self._tell("declined", f"{order.by} asked to {what}, but there was nothing to {what}.", now, said)
 
     def _answer_trips(self) -> None:
         kinds = ["tripped", "serve_failed"]

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from staytrue.errors import StaytrueError
+from staytrue.kernel.admission import Admission, admission, not_after
 from staytrue.kernel.duration import duration
 from staytrue.kernel.policy import Decision, Known, Policy, Settings, decide
 from staytrue.kernel.release import Digest
 from staytrue.kernel.rollout import Move, Step, advance, in_canary, moved, steps
+from staytrue.kernel.schedule import quiet
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
 from staytrue.loop.deliver import note_failure
@@ -32,10 +34,6 @@ from staytrue.store.ledger import Ref
 
 __all__ = ["Candidate", "Life", "Retraining", "Served", "Waiting", "mean_interval", "short"]
 
-_NEW_ROWS = 100
-"""Fewer labelled rows since the champion's training than this, and there is nothing to compare a challenger on."""
-_MOST_DOUBLINGS = 5
-"""The cooldown doubles with each setback in a row, up to 32 times: a loop that never tries again would not be one."""
 _HALF = 0.5
 """Share of the rows that a challenger answers when the trial has no live step of its own."""
 _DAY = timedelta(days=1)
@@ -155,6 +153,7 @@ class Life:
     unanswered: int = 0
     timeline: list[dict[str, Any]] = field(default_factory=list)
     last: Decision | None = None
+    held: Admission | None = None
     _who: dict[Digest, Trained] = field(default_factory=dict)
 
     # ------------------------------------------------------------ the clock
@@ -228,7 +227,7 @@ class Life:
         self.lived = tick + 1
         if self.trial:
             self._advance(now)
-        elif self._may_retrain(now):
+        elif self._admitted(now):
             yield from self._consider(now)
         self.chronicle.write()
 
@@ -363,15 +362,19 @@ class Life:
 
     # ------------------------------------------------------------ deciding
 
-    def _may_retrain(self, now: datetime) -> bool:
-        cooldown = duration(self.settings.cooldown) * 2 ** min(self.setbacks, _MOST_DOUBLINGS)
-        today = [at for at in self.spent if at > now - _DAY]
-        return (
-            (not self.spent or now - self.spent[-1] >= cooldown)
-            and len(today) < self.settings.budget
-            and self.past.rows(self.stop, self.known) >= _NEW_ROWS
-            and self.past.rows(self.tried, self.known) > 0  # else it would be the same recipe again
+    def _admitted(self, now: datetime) -> bool:
+        """Whether a retraining may begin; what forbids it is remembered for `status`."""
+        self.spent = not_after(self.spent, now)
+        self.held = admission(
+            now=now,
+            settings=self.settings,
+            spent=self.spent,
+            setbacks=self.setbacks,
+            new_rows=self.past.rows(self.stop, self.known),
+            tried=self.past.rows(self.tried, self.known) == 0,
+            quiet=quiet(self.settings.quiet) if self.settings.quiet else None,
         )
+        return self.held.allowed
 
     def _consider(self, now: datetime) -> Steps[None]:
         self.last = decide(
@@ -674,10 +677,17 @@ class Life:
             "fresh_rows": self.watch.books.rows,
             "alarms": ["harm"] if self.watch.alarmed else [],
             "trial": {"release": trial.release, "stage": trial.step.stage, "rows": trial.live_rows} if trial else None,
-            "next": self.last.why if self.last else "the policy was not asked yet",
+            "next": self._next(),
             "rows_since": self.past.rows(self.stop, self.known),
             "until": self.now(self.lived, begins=True).isoformat(),
         }
+
+    def _next(self) -> str:
+        if self.retraining:
+            return "a retraining is under way"
+        if self.held and not self.held.allowed:
+            return f"no retraining now: {self.held.why}"
+        return self.last.why if self.last else "the policy was not asked yet"
 
     def _tell(
         self, kind: str, sentence: str, now: datetime, release: Digest | None, numbers: Mapping[str, Any], *,
