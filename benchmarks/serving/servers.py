@@ -95,7 +95,7 @@ def staytrue(folder: Path, environment: dict[str, str], *, log: bool = True) -> 
         ran([program, *words, "--store", store], folder, environment)
     return Contestant(
         name="staytrue" if log else "staytrue, no log",
-        command=[program, "up", "--store", store, "--host", HOST, "--port", PORT],
+        command=[program, "up", "--no-loop", "--store", store, "--host", HOST, "--port", PORT],
         folder=folder,
         environment=environment,
         path="/predict",

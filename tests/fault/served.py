@@ -176,12 +176,23 @@ class Up:
     errors: Path
 
     def tree(self) -> list[psutil.Process]:
-        """The front, its workers, their lanes, its guard: whatever lives, also lanes that have outlived their worker."""
+        """The keeper, the front, its workers, their lanes, its guard: whatever lives, also lanes that outlived their worker."""
         found: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
-            front = psutil.Process(self.process.pid)
-            found = [front, *front.children(recursive=True)]
+            keeper = psutil.Process(self.process.pid)
+            found = [keeper, *keeper.children(recursive=True)]
         return [*found, *(one for one in self._of_releases() if one not in found)]
+
+    def front(self) -> psutil.Process | None:
+        """The process that talks HTTP, a fork of the keeper."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children()
+            return next((one for one in children if _runs(one, "up") and not _runs(one, "staytrue.loop")), None)
+        return None
+
+    def _front_pid(self) -> int:
+        front = self.front()
+        return front.pid if front is not None else -1
 
     def _of_releases(self) -> list[psutil.Process]:
         """All workers and lanes that serve this store, whoever is their parent."""
@@ -196,16 +207,19 @@ class Up:
 
     def workers(self) -> list[psutil.Process]:
         """One for each release that is warm."""
-        return [one for one in self._of_releases() if one.ppid() == self.process.pid]
+        front = self._front_pid()
+        return [one for one in self._of_releases() if one.ppid() == front]
 
     def lanes(self) -> list[psutil.Process]:
         """What the workers have forked."""
-        return [one for one in self._of_releases() if one.ppid() != self.process.pid]
+        front = self._front_pid()
+        return [one for one in self._of_releases() if one.ppid() != front]
 
     def reader(self) -> psutil.Process | None:
         """The process that reads large requests, while there is one."""
         # A zombie has no command line.
-        children = psutil.Process(self.process.pid).children()
+        front = self.front()
+        children = front.children() if front is not None else []
         return next((one for one in children if _runs(one, "staytrue.serve.intake")), None)
 
     def pss_mb(self, tree: list[psutil.Process] | None = None) -> float:
@@ -229,12 +243,12 @@ class Up:
         """kill -9; gives back all that were in the tree.
 
         Args:
-            how: `front` alone, `front and guard`, `all` at once, or `backwards`: all, the leaves first.
+            how: `keeper` alone, `keeper and guard`, `all` at once, or `backwards`: all, the leaves first.
         """
         tree = self.tree()
         hit = tree
-        if how in {"front", "front and guard"}:
-            hit = [one for place, one in enumerate(tree) if place == 0 or (how != "front" and _runs(one, "guard.py"))]
+        if how in {"keeper", "keeper and guard"}:
+            hit = [one for place, one in enumerate(tree) if place == 0 or (how != "keeper" and _runs(one, "guard.py"))]
         for one in reversed(hit) if how == "backwards" else hit:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc 
 
 LONG = pytest.mark.fault_long
 CONNECTIONS = 8
-WAYS = ("front", "front and guard", "all", "backwards")
+WAYS = ("keeper", "keeper and guard", "all", "backwards")
 
 
 # -- a lane, a worker ---------------------------------------------------------------------------------------------------

@@ -171,7 +171,8 @@ def unread(port: int, request: bytes):
 
 def established(server: Up) -> set[int]:
     """The ports of clients to which the server holds a connection."""
-    held = server.tree()[0].net_connections("tcp")
+    front = server.front()
+    held = front.net_connections("tcp") if front is not None else []
     return {one.raddr.port for one in held if one.status == "ESTABLISHED"}
 
 

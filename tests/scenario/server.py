@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import psutil
 
 T = TypeVar("T")
+CONTROLLER = "staytrue.loop.process"
 PATIENCE_S = 30.0
 """For what must happen at all; a busy machine is not a bug."""
 
@@ -236,9 +237,20 @@ class Server:
 
     # ------------------------------------------------------------ processes
 
+    def front(self) -> psutil.Process | None:
+        """The process that talks HTTP, a fork of the one that keeps it alive."""
+        children = psutil.Process(self.process.pid).children()
+        return next((one for one in children if not _runs(one, CONTROLLER)), None)
+
+    def controller(self) -> psutil.Process | None:
+        """The process that lives the loop."""
+        children = psutil.Process(self.process.pid).children()
+        return next((one for one in children if _runs(one, CONTROLLER)), None)
+
     def workers(self) -> list[psutil.Process]:
         """One for each release."""
-        return [one for one in psutil.Process(self.process.pid).children() if _is_worker(one)]
+        front = self.front()
+        return [one for one in (front.children() if front else []) if _runs(one, "staytrue.serve.worker")]
 
     def lanes(self) -> list[psutil.Process]:
         """What the workers have forked."""
@@ -250,9 +262,9 @@ class Server:
         return self.process.wait(timeout=PATIENCE_S)
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def _runs(process: psutil.Process, module: str) -> bool:
     with contextlib.suppress(psutil.Error):
-        return "staytrue.serve.worker" in process.cmdline()
+        return module in process.cmdline()
     return False
 
 

@@ -71,9 +71,9 @@ def test_tokens_open_what_they_are_for_and_a_revoked_one_nothing(served):
 
 
 def test_other_addresses_need_a_token_and_tls_or_a_proxy(served):
-    bare = served.run("up", "--host", EVERYWHERE, "--port", "0")
+    bare = served.run("up", "--no-loop", "--host", EVERYWHERE, "--port", "0")
     made_token(served, "till", "predict")
-    clear = served.run("up", "--host", EVERYWHERE, "--port", "0")
+    clear = served.run("up", "--no-loop", "--host", EVERYWHERE, "--port", "0")
 
     assert (bare.code, bare.document["code"]) == (1, "ST720")
     assert "staytrue token new" in bare.document["message"]
@@ -101,7 +101,7 @@ def test_it_speaks_tls_with_a_certificate_of_the_users(served, tmp_path):
 
 
 def test_behind_a_proxy_a_token_is_needed_on_loopback_too(served):
-    refused = served.run("up", "--behind-proxy", "--port", "0")
+    refused = served.run("up", "--no-loop", "--behind-proxy", "--port", "0")
 
     assert (refused.code, refused.document["code"]) == (1, "ST720")
 
@@ -155,14 +155,14 @@ def test_two_servers_on_one_port_are_one_too_many(served, staytrue):
 
 
 def test_what_can_not_be_served_is_told_what_to_do_first(shop, stocked):
-    said = stocked.run("up", "--port", "0")
+    said = stocked.run("up", "--no-loop", "--port", "0")
 
     assert (said.code, said.document["code"]) == (3, "ST772")
     assert "`staytrue train`" in said.document["message"]
 
 
 def test_a_store_that_is_not_there_is_not_served_and_not_made(shop):
-    said = shop.run("up", "--port", "0")
+    said = shop.run("up", "--no-loop", "--port", "0")
 
     assert (said.code, said.document["code"]) == (3, "ST470")
     assert not shop.store_path.exists()

@@ -1,27 +1,36 @@
-"""`staytrue up`: serve the champion over HTTP, log every prediction, join the labels, until Ctrl-C."""
+"""`staytrue up`: serve the champion over HTTP, fetch, retrain and deploy beside it, until Ctrl-C.
+
+This process only keeps two others alive, and the socket open (`engines/keeper.py`): the front, which serves
+(`serve/main.py`), and the controller, which lives the loop (`loop/process.py`). They talk through the store only.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import os
 import socket
-import ssl
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from staytrue.errors import InvalidInput, NotFound, Unavailable
-from staytrue.serve.spawn import Started, start_worker
+from staytrue.engines.keeper import Child, Failure, Keeper, Line, file_sign
+from staytrue.errors import InvalidInput, NotFound, Unavailable, from_document
+from staytrue.serve.main import Options, run_front
 from staytrue.settings import setting
 
 if TYPE_CHECKING:
     from staytrue.cli.screen import Screen
-    from staytrue.serve.limits import Certificate, ServerLimits
     from staytrue.serve.supervisor import Supervisor
 
 __all__ = ["arguments", "run"]
 
 PORT = 8484
+_BACKLOG = 2048
+_CONTROLLER = "staytrue.loop.process"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +48,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
     for name, what in _LIMITS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help=what)
+    parser.add_argument("--no-loop", action="store_true", help="serve only: nothing is fetched, retrained or deployed")
+    parser.add_argument("--branch", metavar="NAME", help="the branch to follow (default: the one checked out)")
+    parser.add_argument("--watch", action="store_true", help="follow the files as they are saved, not commits")
+    parser.add_argument("--no-follow", action="store_true", help="follow no code at all")
+    parser.add_argument("--clock", metavar="FILE", help="for drills: the time is what this file says")
 
 
 _LIMITS = {
@@ -50,69 +64,130 @@ _LIMITS = {
 }
 
 
+@dataclass(kw_only=True)
+class _Known:
+    """What this process knows of the front: whether it was announced that it answers, and whether it has nothing to serve."""
+
+    announced: bool = False
+    empty: bool = False
+
+    def heard(self, said: dict[str, Any]) -> None:
+        """What the front tells."""
+        self.announced |= said.get("is") == "answers"
+        self.empty = said.get("is") == "empty"
+
+
 def run(args: argparse.Namespace, screen: Screen) -> int:
-    """Exit code 0 when it was ended, 3 when there is nothing to serve."""
+    """Exit code 0 when it was asked to end, 3 when there is nothing to serve."""
     _check_numbers(args)
+    certificate = _certificate(args.tls_cert, args.tls_key)
     root = Path(setting("store", args.store)).absolute()
-    if not (root / "ledger.db").exists():
+    app_file, app_name = _app_file(args)
+    if app_file is None and not (root / "ledger.db").exists():
         from staytrue.store.store import open_store
 
         open_store(args.store, must_exist=True)
-    # First of all, so that the worker loads its libraries while this process loads the server's: a quarter of the time
-    # until the first answer.
-    process, control = started = start_worker(root, threads=args.threads)
-    try:
-        with control:
-            _serve(args, screen, started)
-    finally:
-        process.kill()
-        process.wait()
-    return 0
-
-
-def _serve(args: argparse.Namespace, screen: Screen, started: Started) -> None:
-    from staytrue.kernel.release import Digest
-    from staytrue.serve.gate import Gate
-    from staytrue.serve.handshake import Begun, Errand, send_errand
-    from staytrue.store.ledger import LIVE
-    from staytrue.store.store import open_store
-    from staytrue.store.tokens import tokens
-
-    store = open_store(args.store, must_exist=True)
-    app = store.app(args.name)
-    role = store.ledger.role(app, LIVE, "champion")
-    if role is None or not role.release:
-        raise NotFound(
-            "ST772", f"{app} has no release to serve yet. `staytrue fetch` and `staytrue train` make one.", app=app
-        )
-    release = Digest(role.release)
-    send_errand(started[1], Errand.of(store, release))
-    certificate = _certificate(args.tls_cert, args.tls_key)
-    gate = Gate(
+    options = Options(
+        root=root,
+        app=args.name,
+        app_file=app_file,
         host=args.host,
         allowed_hosts=args.allow_host,
-        tokens=tokens(store.ledger),
-        tls=certificate is not None,
         behind_proxy=args.behind_proxy,
+        certificate=certificate,
+        limits={name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None},
+        lanes=args.lanes,
+        threads=args.threads,
     )
+    known = _Known()
     with _listening(args.host, args.port) as listening:
-        from staytrue.serve.server import serve
-        from staytrue.serve.service import Service
+        children = [_front(options, listening, known, screen)]
+        if app_file is not None:
+            children.append(_controller(args, root, f"{app_file}:{app_name}" if app_name else str(app_file), known))
+        elif not args.no_loop:
+            screen.note("There is no app.py here: it is served as it is, and nothing is fetched or retrained (--app).")
+        failure = Keeper(children, say=screen.note, told="front", ending=listening.close).run()
+    return _gave_up(failure, screen) if failure else 0
 
-        service = Service(
-            store,
-            app,
-            gate=gate,
-            limits=_limits(args),
-            lanes=args.lanes,
-            threads=args.threads,
-            say=screen.note,
-            begun=Begun(release, started),
+
+def _app_file(args: argparse.Namespace) -> tuple[Path | None, str]:
+    """The file of the app that the controller lives for, and the name in it; None: there is none to serve beside.
+
+    Raises:
+        NotFound: ST114, the file that was asked for is not there.
+    """
+    if args.no_loop or find_spec(_CONTROLLER) is None:
+        return None, ""
+    where, _, name = setting("app", args.app).partition(":")
+    file = Path(where).absolute()
+    file = file / "app.py" if file.is_dir() else file
+    if file.is_file():
+        return file, name
+    if args.app is not None:
+        raise NotFound("ST114", f"No app at {file}: expected a Python file with an App in it.", path=str(file))
+    return None, ""
+
+
+def _front(options: Options, listening: socket.socket, known: _Known, screen: Screen) -> Child:
+    def run(line: Line) -> int:
+        def ready(url: str, app: str, champion: Supervisor) -> None:
+            if known.announced:
+                screen.note(f"{app} answers again.")
+            else:
+                _told(app, url, champion, screen)
+            line.tell({"is": "answers"})
+
+        return run_front(options, listening, line, say=screen.note, ready=ready)
+
+    return Child(
+        name="front",
+        run=run,
+        starts_s=30.0,
+        silent_s=5.0,
+        grace_s=25.0,
+        needed=lambda: not known.announced,
+        heard=known.heard,
+    )
+
+
+def _controller(args: argparse.Namespace, root: Path, app: str, known: _Known) -> Child:
+    argv = [sys.executable, "-P", "-m", _CONTROLLER, "--store", str(root), "--app-file", app]
+    argv += ["--owner", f"{os.getpid()}-{os.urandom(6).hex()}"]
+    argv += [f"--{flag}={given}" for flag in ("name", "branch", "clock") if (given := getattr(args, flag)) is not None]
+    argv += [f"--{flag.replace('_', '-')}" for flag in ("watch", "no_follow") if getattr(args, flag)]
+
+    def run(line: Line) -> int:
+        from staytrue.engines.process import environment
+
+        line.pass_on()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)  # stdout is for the document of this command
+        os.execve(sys.executable, argv, environment(args.threads))  # noqa: S606 - a program of our own, without a shell
+
+    return Child(
+        name="controller",
+        run=run,
+        starts_s=60.0,
+        silent_s=10.0,
+        grace_s=10.0,
+        sign=file_sign(root / "work" / "loop"),
+        # A champion is served whatever the code that would succeed it looks like now.
+        needed=lambda: known.empty,
+    )
+
+
+def _gave_up(failure: Failure, screen: Screen) -> int:
+    error = from_document(failure.error) if failure.error else None
+    screen.error(
+        error
+        or Unavailable(
+            "ST880",
+            f"The {failure.name} ended with exit code {failure.exit_code} before it was there. What it said stands above.",
+            name=failure.name,
+            exit_code=failure.exit_code,
         )
-        serve(
-            service, listening, certificate=certificate, ready=lambda url, champion: _told(app, url, champion, screen)
-        )
-    store.close()
+    )
+    return failure.exit_code or 1
 
 
 def _told(app: str, url: str, champion: Supervisor, screen: Screen) -> None:
@@ -132,26 +207,18 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise InvalidInput("ST773", f"--{name.replace('_', '-')} is {value:g}; expected a number above 0.")
 
 
-def _limits(args: argparse.Namespace) -> ServerLimits:
-    from staytrue.serve.limits import ServerLimits
-
-    given = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
-    kinds = {name: type(getattr(ServerLimits(), name)) for name in _LIMITS}
-    return ServerLimits(**{name: kinds[name](value) for name, value in given.items()})
-
-
-def _certificate(cert: str | None, key: str | None) -> Certificate | None:
-    from staytrue.serve.limits import Certificate
-
+def _certificate(cert: str | None, key: str | None) -> tuple[str, str] | None:
     if cert is None and key is None:
         return None
     if not cert or not key:
         raise InvalidInput("ST773", "--tls-cert and --tls-key go together: give both, or neither.")
+    import ssl
+
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
     except OSError as exc:  # of ssl too
         raise InvalidInput("ST773", f"--tls-cert {cert} with --tls-key {key} can't be used: {exc}.") from exc
-    return Certificate(cert=cert, key=key)
+    return cert, key
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -160,6 +227,7 @@ def _listening(host: str, port: int) -> socket.socket:
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
+        made.listen(_BACKLOG)  # from now on whoever comes waits, whatever happens to the front
     except (OSError, OverflowError) as exc:
         raise Unavailable(
             "ST774", f"Can't listen on {host}:{port}: {exc}. Give another --port, or end who has it.", port=port

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import uvicorn
@@ -33,17 +33,19 @@ def serve(
     *,
     certificate: Certificate | None,
     ready: Callable[[str, Supervisor], None],
+    beside: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, and until what is under way then is answered.
 
     Args:
         listening: bound already.
         ready: called with the address and the champion, once it can answer.
+        beside: gives what runs beside the server, as long as it does.
     """
     Connection.most = max(16, min(service.limits.connections, most_descriptors() - _OWN_DESCRIPTORS))
     server = _Server(_config(Front(service, service.gate), service.limits, certificate), service.limits)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_served(server, service, listening, ready))
+        runner.run(_served(server, service, listening, ready, beside))
 
 
 def _config(front: Any, limits: ServerLimits, certificate: Certificate | None) -> uvicorn.Config:
@@ -90,15 +92,19 @@ class _Server(uvicorn.Server):
 
 
 async def _served(
-    server: _Server, service: Service, listening: socket.socket, ready: Callable[[str, Supervisor], None]
+    server: _Server,
+    service: Service,
+    listening: socket.socket,
+    ready: Callable[[str, Supervisor], None],
+    beside: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
-    sweeping = asyncio.create_task(server.sweep())
-    announcing = asyncio.create_task(_announced(service, _address(listening, tls=server.config.is_ssl), ready))
+    announced = _announced(service, _address(listening, tls=server.config.is_ssl), ready)
+    tasks = [asyncio.create_task(one) for one in (server.sweep(), announced, beside())]
     try:
         await server.serve(sockets=[listening])
     finally:
-        sweeping.cancel()
-        announcing.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 async def _announced(service: Service, url: str, ready: Callable[[str, Supervisor], None]) -> None:
