@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from staytrue.cli.screen import Screen
 from staytrue.kernel.health import health
 from staytrue.kernel.release import describe_axes
+from staytrue.loop.lease import alive
 from staytrue.store.ledger import LIVE, Event
 from staytrue.store.store import Store, open_store
 
@@ -47,26 +49,27 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 
 def status(store: Store, app: str, *, at: str | None) -> dict[str, Any]:
     """The four answers as a document, described in docs/documents.md."""
-    looked = _newest(store, app, ("looked",))
-    replayed = looked is not None and looked.recorded_at - looked.at > _OLD
-    now = looked.at if looked and (at == "end" or (at is None and replayed)) else datetime.now(UTC)
-    seen: dict[str, Any] = looked.body["evidence"] if looked else {}
+    look = _look(store, app)
+    now = look.at if look.at and (at == "end" or (at is None and look.as_of_then)) else datetime.now(UTC)
     role = store.ledger.role(app, LIVE, "champion")
     # Numbers about another release than the champion say nothing about it.
-    fits = bool(looked and role and seen.get("champion") == role.release)
+    fits = bool(role and look.seen.get("champion") == role.release)
+    seen = look.seen if fits else {}
     right = health(
-        rows=int(seen.get("rows", 0)) if fits else 0,
-        loss=seen.get("loss") if fits else None,
-        interval=seen.get("loss_interval") if fits else None,
-        fresh_loss=seen.get("fresh_loss") if fits else None,
-        alarms=seen.get("alarms", ()) if fits else (),
-        looked_at=looked.at if looked and fits else None,
+        rows=int(seen.get("rows", 0)),
+        loss=seen.get("loss"),
+        interval=seen.get("loss_interval"),
+        fresh_loss=seen.get("fresh_loss"),
+        alarms=[*seen.get("alarms", ()), *_system_alarms(store, app)],
+        looked_at=look.at if fits else None,
         now=now,
+        runs=look.runs is not False,
     )
     return {
         "app": app,
         "at": now.isoformat(),
-        "replayed": replayed,
+        "replayed": look.runs is None and look.as_of_then,
+        "runs": look.runs,
         "champion": {"release": role.release, "epoch": role.epoch} if role and role.release else None,
         "right": {"state": right.state, "sentence": right.sentence, "evidence": right.evidence},
         "changed": _changed(store, app),
@@ -74,8 +77,44 @@ def status(store: Store, app: str, *, at: str | None) -> dict[str, Any]:
             "state": "unknown",
             "sentence": "unknown: nothing was re-run to find out; `staytrue diff` compares two releases",
         },
-        "next": _next(seen if fits else {}, store, app),
+        "next": _next(seen, store, app, look),
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """The last look that anybody had: a controller's, or a replay's."""
+
+    seen: dict[str, Any]
+    at: datetime | None
+    runs: bool | None
+    """Whether a controller is at work; None where there never was one."""
+    as_of_then: bool
+    """Whether the answers are about the moment of the look, on a clock that need not be this machine's."""
+    paused: bool = False
+
+
+def _look(store: Store, app: str) -> _Look:
+    event = _newest(store, app, ("looked",))
+    lease = store.ledger.lease(app)
+    memory = lease.state if lease else {}
+    if memory.get("looked_at") and (event is None or event.recorded_at < (lease.at if lease else event.recorded_at)):
+        runs = alive(store.root, app)
+        at = datetime.fromisoformat(memory["looked_at"])
+        look = (memory.get("life") or {}).get("look", {})
+        return _Look(seen=look, at=at, runs=runs, as_of_then=runs, paused=bool(memory.get("paused")))
+    replayed = event is not None and event.recorded_at - event.at > _OLD
+    seen = event.body["evidence"] if event else {}
+    return _Look(seen=seen, at=event.at if event else None, runs=None, as_of_then=replayed)
+
+
+def _system_alarms(store: Store, app: str) -> list[str]:
+    """What is wrong with the machine or the server, and was not said to be over."""
+    states: dict[str, str] = {}
+    for event in store.ledger.events(app, LIVE, kinds=["alarm"]):
+        if event.body.get("alarm") == "system" and event.body.get("what"):
+            states[f"system ({event.body['what']})"] = event.body.get("state", "opened")
+    return [name for name, state in states.items() if state == "opened"]
 
 
 def _newest(store: Store, app: str, kinds: tuple[str, ...]) -> Event | None:
@@ -97,12 +136,16 @@ def _changed(store: Store, app: str) -> dict[str, Any]:
     }
 
 
-def _next(seen: dict[str, Any], store: Store, app: str) -> dict[str, Any]:
+def _next(seen: dict[str, Any], store: Store, app: str, look: _Look) -> dict[str, Any]:
     trial = seen.get("trial")
-    if trial:
+    if look.paused:
+        sentence = "nothing: a person paused the loop; `staytrue resume` lets it go on"
+    elif trial:
         sentence = f"challenger {trial['release'][:8]} is in {trial['stage']}, {trial['rows']} live rows so far"
     elif seen.get("next"):
         sentence = f"{seen['next']}; {seen.get('rows_since', 0):,} labelled rows came since the champion's training"
+    elif look.runs:
+        sentence = "the loop runs, and waits for rows"
     else:
         champion = store.champion(app)
         sentence = (

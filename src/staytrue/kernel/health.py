@@ -30,6 +30,7 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     alarms: Sequence[str],
     looked_at: datetime | None,
     now: datetime,
+    runs: bool = True,
     stale_after: timedelta = timedelta(days=9),
 ) -> Health:
     """Whether the champion is right, as far as evidence goes. Nothing is called right without labels.
@@ -38,6 +39,7 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
         rows: labelled rows that the loss rests on; loss: their mean; interval: its 95 % bounds.
         fresh_loss: what the champion lost when fresh.
         alarms: kinds of open alarms.
+        runs: whether whoever makes the numbers is still at work. A watch that is dead sees nothing, so nothing is right.
         looked_at: when the numbers were made; older than `stale_after` at `now`, they say nothing about today.
 
     Example:
@@ -58,6 +60,12 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     if now - looked_at > stale_after:
         days = (now - looked_at) / timedelta(days=1)
         return Health(state="unknown", sentence=f"unknown: last looked {days:.0f} days ago", evidence=evidence)
+    if not runs:
+        when = f"{looked_at:%Y-%m-%d %H:%M} UTC"
+        return Health(state="unknown", sentence=f"unknown: nobody watches; last looked {when}", evidence=evidence)
+    system = [name for name in alarms if name.startswith("system")]
+    if system:
+        return Health(state="harmed", sentence=f"harmed: {', '.join(system)} alarm open", evidence=evidence)
     if not rows or loss is None or interval is None:
         return Health(state="unknown", sentence=f"unknown: {rows} labels were seen", evidence=evidence)
     bounds = f"{loss:.4g} a row ({interval[0]:.4g} .. {interval[1]:.4g}, {rows:,} rows)"
