@@ -1,0 +1,291 @@
+"""The controller: what a replay does on the past, done now; orders, guards, a lease that changes hands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from staytrue.engines.process import ProcessPool
+from staytrue.errors import Conflict
+from staytrue.kernel.release import Digest
+from staytrue.loop import orders
+from staytrue.loop.context import open_context
+from staytrue.loop.controller import Controller
+from staytrue.loop.fetch import fetch
+from staytrue.loop.jobs import drive
+from staytrue.loop.lease import FileBeats, Tenancy
+from staytrue.loop.replay import replay
+from staytrue.store.ledger import LIVE, Entry, Event, RoleChange
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+LIVE_FROM, MOVES_ON, UNTIL = 12, 24, 52
+
+APP = '''
+"""60 sales a day, whose label is known two days later. On day 24 everything begins to cost 6 more."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from staytrue import App
+
+app = App("shop")
+app.policy(holdout=120, trial="backtest, shadow:60, canary:50%", watch_rows=240, retrain_cost=20, cooldown="1d" SETTINGS)
+START = pd.Timestamp("2026-01-01", tz="UTC")
+
+
+@app.data(time="at", key="id", label="rate", every="1d", label_after="2d", features=["size"])
+def sales(since, until):
+    now = pd.Timestamp(Path("now").read_text())
+    found = pd.concat([one_day(day) for day in pd.date_range(since, until, inclusive="left")])
+    found.loc[found["at"].dt.floor("D") + pd.Timedelta("3D") > now, "rate"] = None
+    return found
+
+
+def one_day(day):
+    number = (day - START).days
+    random = np.random.default_rng(number)
+    size = random.uniform(1, 5, 60).round(3)
+    rate = 20 + 3 * size + 6 * (number >= 24) + random.normal(0, 1, 60)
+    at = day + pd.to_timedelta(np.arange(60) * 20, unit="min")
+    return pd.DataFrame({"id": number * 100 + np.arange(60), "at": at, "size": size, "rate": rate.round(3)})
+
+
+@app.train
+def fit(sales):
+    recent = sales.tail(240)
+    return np.polyfit(recent["size"], recent["rate"], 1).tolist()
+
+
+@app.predict(metric="mae")
+def quote(model, rows):
+    return np.polyval(model, rows["size"])
+'''
+
+
+@dataclass
+class Live:
+    """An app whose loop runs, a day at a time."""
+
+    folder: Path
+    pool: ProcessPool
+    settings: str = ""
+    now: datetime = START + timedelta(days=LIVE_FROM)
+    beats: Any = None
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        (self.folder / "app.py").write_text(APP.replace("SETTINGS", self.settings))
+        self.ctx = open_context(str(self.folder / "app.py"), self.folder / ".staytrue")
+        self.ledger = self.ctx.store.ledger
+        self._set(self.now)
+        self._run(fetch(self.ctx, "sales", now=self.now, since=START))
+
+    def _run(self, steps: Any) -> Any:
+        return drive({"loop": steps}, self.pool)["loop"]
+
+    def _set(self, now: datetime) -> None:
+        self.now = now
+        (self.folder / "now").write_text(now.isoformat())
+
+    def controller(self, owner: str = "me") -> Controller:
+        tenancy = Tenancy(self.ledger, "shop", owner, FileBeats(self.ctx.store.root, "shop"))
+        assert tenancy.hold("", self.now)
+        clock = lambda: self.now  # noqa: E731 - it follows the field
+        return Controller(ctx=self.ctx, tenancy=tenancy, clock=clock, wall=clock, run=self._run, say=self.said.append)
+
+    def live(self, controller: Controller, days: int) -> None:
+        """A turn at each of the coming days."""
+        for _ in range(days):
+            controller.turn()
+            self._set(self.now + timedelta(days=1))
+        controller.turn()
+
+    def until(self, controller: Controller, kind: str) -> Event:
+        """Day after day until something of this kind happens."""
+        for _ in range(UNTIL):
+            self.live(controller, 1)
+            if found := self.events(kind):
+                return found[-1]
+        raise AssertionError(f"no {kind} by {self.now}: {[e.sentence for e in self.events()]}")
+
+    def events(self, *kinds: str) -> list[Event]:
+        return self.ledger.events("shop", LIVE, kinds=list(kinds) or None)
+
+    def roles(self) -> dict[str, str | None]:
+        return {role.role: role.release for role in self.ledger.roles("shop", LIVE)}
+
+    def ask(self, what: Any) -> None:
+        orders.ask(self.ledger, "shop", what, by="ada", now=self.now, why="a test")
+
+
+@pytest.fixture
+def pool(tmp_path):
+    with ProcessPool(tmp_path / "jobs") as pool:
+        yield pool
+
+
+@pytest.fixture
+def shop(tmp_path, pool):
+    made = Live(tmp_path / "shop", pool)
+    yield made
+    made.ctx.store.close()
+
+
+@pytest.fixture
+def careful(tmp_path, pool):
+    """The same app, in which a person has to approve."""
+    made = Live(tmp_path / "careful", pool, settings=', approve=True, approve_within="3d"')
+    yield made
+    made.ctx.store.close()
+
+
+def story(events: list[Any]) -> list[tuple[Any, ...]]:
+    if events and isinstance(events[0], Event):
+        return [(e.at.isoformat(), e.kind, e.sentence, e.body["evidence"]) for e in events]
+    return [(e["at"], e["kind"], e["sentence"], e["evidence"]) for e in events if e["kind"] != "looked"]
+
+
+def test_what_happens_live_is_what_a_replay_of_the_same_rows_says(shop):
+    first = shop.controller()
+    shop.live(first, 20)
+    # Another process goes on, with nothing but what the ledger remembers; it missed three days.
+    shop._set(shop.now + timedelta(days=3))
+    shop.live(shop.controller(), UNTIL - LIVE_FROM - 23)
+
+    told = replay(shop.ctx, ["payback"], since=START + timedelta(days=LIVE_FROM))
+
+    kinds = [event.kind for event in shop.events()]
+    assert kinds[:2] == ["deployed", "retrain"]
+    assert "promoted" in kinds
+    assert story(shop.events()) == story(told["timeline"])
+    assert told["policies"][0]["trained"] == 0  # every recipe of the replay was trained by the live loop
+
+
+def test_a_challenger_that_passed_waits_for_a_person_and_is_promoted_once(careful):
+    controller = careful.controller()
+    waiting = careful.until(controller, "waiting")
+    champion = careful.roles()["champion"]
+    assert careful.roles()["challenger"] == waiting.body["release"]
+
+    careful.ask("promote")
+    careful.live(controller, 2)
+
+    assert careful.roles() == {"champion": waiting.body["release"], "challenger": None, "previous": champion}
+    assert len(careful.events("promoted")) == 1
+
+
+def test_a_challenger_that_nobody_approves_is_rejected_when_its_time_is_over(careful):
+    controller = careful.controller()
+    waiting = careful.until(controller, "waiting")
+
+    careful.live(controller, 4)
+
+    rejected = careful.events("rejected")[-1]
+    assert rejected.body["release"] == waiting.body["release"]
+    assert "nobody approved" in rejected.sentence
+    assert waiting.body["release"] not in careful.roles().values()
+
+
+def test_a_paused_loop_decides_nothing_and_catches_up_when_it_is_resumed(shop):
+    controller = shop.controller()
+    shop.live(controller, 2)
+    shop.ask("pause")
+    shop.live(controller, 18)
+    assert [e.kind for e in shop.events()] == ["deployed", "paused"]
+
+    shop.ask("resume")
+    shop.live(shop.controller(), 1)
+
+    assert {e.kind for e in shop.events()} > {"resumed", "retrain"}
+
+
+def test_a_person_ends_a_trial_and_it_is_ended_once(shop):
+    controller = shop.controller()
+    shadow = shop.until(controller, "shadow")
+
+    shop.ask("reject")
+    shop.ask("reject")
+    shop.live(controller, 1)
+
+    (rejected,) = shop.events("rejected")
+    assert rejected.body["release"] == shadow.body["release"]
+    assert "ada said so: a test" in rejected.sentence
+    assert len(shop.events("declined")) == 1  # nothing was left to reject the second time
+
+
+def test_a_guard_that_trips_ends_the_trial(shop):
+    controller = shop.controller()
+    shadow = shop.until(controller, "shadow")
+
+    _trip(shop, shadow.body["release"], "challenger")
+    controller.turn()
+
+    assert shop.roles()["challenger"] is None
+    assert "a guard tripped" in shop.events("rejected")[-1].sentence
+
+
+def test_a_champion_whose_guard_trips_gives_way_to_the_one_before(shop):
+    controller = shop.controller()
+    promoted = shop.until(controller, "promoted")
+    before = shop.roles()["previous"]
+
+    _trip(shop, promoted.body["release"], "champion")
+    controller.turn()
+
+    assert shop.roles()["champion"] == before
+    assert len(shop.events("rolled_back")) == 1
+
+
+def test_a_controller_that_was_overtaken_changes_nothing(shop):
+    old = shop.controller("old")
+    shop.live(old, 3)
+    shop.ledger.take("shop", owner="new", expect_epoch=1, at=shop.now)
+    before = shop.events(), shop.ledger.lease("shop")
+
+    shop._set(shop.now + timedelta(days=20))
+    with pytest.raises(Conflict, match="ST800"):
+        old.turn()
+
+    assert (shop.events(), shop.ledger.lease("shop")) == before
+
+
+def test_a_champion_made_by_hand_ends_the_trial_and_is_gone_on_with(shop):
+    controller = shop.controller()
+    shadow = shop.until(controller, "shadow")
+    first = Digest(str(shop.roles()["champion"]))
+    epochs = {role.role: role.epoch for role in shop.ledger.roles("shop", LIVE)}
+    change = {"role": "champion", "release": shadow.body["release"], "share": 1.0, "expect_epoch": epochs["champion"]}
+    entry = Entry(
+        app="shop", key="hand", at=shop.now, kind="reverted", sentence="By hand.", roles=(RoleChange(**change),)
+    )
+    shop.ledger.append([entry], recorded_at=shop.now)
+
+    controller.turn()
+
+    assert shop.roles()["champion"] == shadow.body["release"] != first
+    assert shop.roles()["challenger"] is None
+    assert controller.life is not None
+    assert controller.life.release == shadow.body["release"]
+
+
+def _trip(shop: Live, release: str, role: str) -> None:
+    body = {
+        "release": release,
+        "role": role,
+        "guard": "errors",
+        "rows": 12,
+        "failed": 12,
+        "evidence": 400.0,
+        "epoch": 1,
+    }
+    sentence = f"Release {release[:8]} failed on 12 of 12 rows."
+    entry = Entry(app="shop", key=f"tripped:{release}", at=shop.now, kind="tripped", sentence=sentence, body=body)
+    shop.ledger.append([entry], recorded_at=shop.now)
