@@ -30,6 +30,8 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     ctx = open_context(args.app, args.store)
     found = fetched(ctx, screen, args.source, since=moment(args.since), until=moment(args.until))
     screen.document({"app": ctx.app.name, "fetched": [f.document() for f in found]})
+    if not found:
+        screen.say(f"{ctx.app.name} has no source: there is nothing to fetch.")
     for one in found:
         fixed = f", {one.corrected} windows corrected" if one.corrected else ""
         screen.say(

@@ -42,7 +42,7 @@ def checked_examples(examples: Any) -> tuple[Example, ...]:
         if not isinstance(row, Mapping) or not row:
             raise _unfit(f"example {place} is {_shown(row)}", example=place)
         for name, value in row.items():
-            if not isinstance(name, str) or not name or not _is_writable(name):
+            if not isinstance(name, str) or not name or "\0" in name or not _is_writable(name):
                 raise _unfit(f"example {place} has a column called {name!a:.80}", example=place)
             wrong = _why_not(value)
             if wrong is not None:

@@ -88,10 +88,10 @@ def to_rows(value: Any, *, doing: str) -> Rows:
         ((('id', 'int64'), ('price', 'float64')), [9.5, None])
     """
     columns = _columns_of(value, doing)
-    for name in (bad for bad, _ in columns if not isinstance(bad, str) or not bad):
+    for name in (bad for bad, _ in columns if not _is_name(bad)):
         raise InvalidInput(
             "ST202",
-            f"Can't {doing}: a column is named {name!r}; expected a text that is not empty. "
+            f"Can't {doing}: a column is named {name!a}; expected a text that is not empty and can be written. "
             "Name the columns of the frame.",
             column=repr(name),
         )
@@ -108,6 +108,16 @@ def to_rows(value: Any, *, doing: str) -> Rows:
         lengths = {name: len(array) for name, array in zip(names, arrays, strict=True)}
         raise InvalidInput("ST205", f"Can't {doing}: the columns have different lengths: {lengths}.", lengths=lengths)
     return _table(names, arrays)
+
+
+def _is_name(name: Any) -> bool:
+    if not isinstance(name, str) or not name or "\0" in name:  # a NUL ends a name in Arrow's C interface
+        return False
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _columns_of(value: Any, doing: str) -> list[tuple[Any, Any]]:
@@ -572,7 +582,9 @@ def to_frame(rows: Rows, kind: FrameKind = "pandas") -> Any:
         raise InvalidInput(
             "ST208", f"Can't give rows as {kind}: it is not installed. Run `pip install {kind}`.", kind=kind
         ) from exc
-    raise InvalidInput("ST208", f"Can't give rows as {kind!r}; expected pandas, polars, pyarrow, arro3 or dicts.", kind=kind)
+    raise InvalidInput(
+        "ST208", f"Can't give rows as {kind!r}; expected pandas, polars, pyarrow, arro3 or dicts.", kind=kind
+    )
 
 
 def to_pandas(columns: Mapping[str, Column], size: int) -> Any:

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from staytrue.errors import InvalidInput
-from staytrue.kernel.rollout import MOVES, advance, in_canary, moved, steps
+from staytrue.kernel.rollout import (
+    MOVES,
+    Served,
+    advance,
+    advance_service,
+    in_canary,
+    moved,
+    service_steps,
+    steps,
+)
 
 
 def test_the_usual_trial_has_four_steps():
@@ -91,3 +100,46 @@ def test_another_salt_chooses_other_keys():
 def test_without_a_share_nobody_is_in():
     assert not in_canary([1, 2, 3], 0.0, salt="a").any()
     assert in_canary([], 0.5, salt="a").shape == (0,)
+
+
+# -- plain services ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "over", "tripped", "move"),
+    [
+        (Served(), Served(answered=10_000), False, None, "stay"),
+        (Served(), Served(), False, None, "stay"),
+        (Served(), Served(), True, None, "reject"),
+        (Served(answered=99), Served(answered=10_000), False, None, "stay"),
+        (Served(answered=99), Served(answered=10_000), True, None, "reject"),
+        (Served(answered=100), Served(answered=10_000), False, None, "pass"),
+        (Served(answered=100), Served(answered=10_000), True, None, "pass"),
+        (Served(answered=100), Served(), False, None, "pass"),
+        (Served(answered=400, failed=1), Served(answered=10_000), False, None, "stay"),
+        (Served(answered=400, failed=1), Served(answered=10_000), True, None, "reject"),
+        (Served(answered=400, failed=1), Served(answered=300, failed=1), False, None, "pass"),
+        (Served(answered=10_000), Served(answered=10_000), False, "latency", "reject"),
+    ],
+)
+def test_a_service_goes_on_with_enough_answers_and_no_more_failures_than_the_champion(
+    challenger, champion, over, tripped, move
+):
+    said = advance_service(challenger, champion, needed=100, over=over, tripped=tripped)
+
+    assert said.move == move
+    assert said.evidence["rows"] == challenger.answered
+    assert f"{challenger.answered:,} rows answered" in said.sentence
+
+
+@pytest.mark.parametrize("needed", [-5, 0, 1])
+def test_no_row_promotes_no_service_however_few_are_needed(needed):
+    assert advance_service(Served(), Served(answered=9), needed=needed, over=False).move == "stay"
+    assert advance_service(Served(answered=1), Served(answered=9), needed=needed, over=False).move == "pass"
+
+
+def test_a_service_has_no_backtest_and_never_no_step_at_all():
+    assert [s.stage for s in service_steps("backtest, shadow:20, canary:5%:25%")] == ["shadow", "canary", "canary"]
+    assert [(s.stage, s.share) for s in service_steps("backtest")] == [("canary", 0.25)]
+    with pytest.raises(InvalidInput, match="ST107"):
+        service_steps("tea")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -199,3 +201,66 @@ def test_an_async_function_is_awaited_and_a_generator_joined():
     assert (slow.is_async, slow.in_pieces, wordy.is_async, wordy.in_pieces) == (True, False, True, True)
     assert slow.values(block_of(slow, a=[1.0, 2.0])) == [1.0, 2.0]
     assert wordy.values(block_of(wordy, a=[1.0, 2.0])) == ["a1b1", "a2b2"]
+
+
+# -- plain services ----------------------------------------------------------------------------------------------------
+
+
+def service_of(predict, sig=MIXED):
+    """A plain service that answers so."""
+    app = App("numbers")
+    app.predict(examples=[{"a": 1.0}])(predict)
+    return Answerer(
+        id="0" * 64, release=None, app=app, model=None, signature=sig, layout=Layout(sig.schema), label_type="float64",
+        example={},
+    )  # fmt: skip
+
+
+def test_a_service_is_given_dicts_and_no_model():
+    seen = []
+    one = service_of(lambda rows: seen.extend(rows) or [row["n"] for row in rows])
+
+    answers = one.answered(block_of(one, a=[1.5], city=["porto"], day=[0], n=[3], lift=[None]), [1])
+
+    assert read(answers) == [[3]]
+    assert seen == [{"a": 1.5, "city": "porto", "day": date(1970, 1, 1), "n": 3, "lift": None}]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind"),
+    [("pd.DataFrame", "DataFrame"), (pd.DataFrame, "DataFrame"), ("list[dict[str, Any]]", "list"), (list, "list"),
+     (list[dict], "list"), (Sequence[dict], "list"), (None, "list")],
+)  # fmt: skip
+def test_a_service_is_given_what_its_annotation_asks_for(annotation, kind):
+    def name(rows):
+        return [type(rows).__name__] * len(rows)
+
+    if annotation is not None:
+        name.__annotations__["rows"] = annotation
+    one = service_of(name, FLOATS)
+
+    assert read(one.answered(block_of(one, a=[1.0, 2.0], b=[None, 1.0]), [2])) == [[kind, kind]]
+
+
+def test_an_async_service_and_one_that_answers_in_pieces():
+    async def slowly(rows):
+        await asyncio.sleep(0)
+        return [row["a"] for row in rows]
+
+    async def words(rows):
+        for word in ("a", "b"):
+            yield f"{word}{rows[0]['a']:g}"
+
+    slow, wordy = service_of(slowly, FLOATS), service_of(words, FLOATS)
+
+    assert slow.values(block_of(slow, a=[1.0, 2.0])) == [1.0, 2.0]
+    assert wordy.values(block_of(wordy, a=[1.0, 2.0])) == ["a1b1", "a2b2"]
+
+
+def test_a_request_that_a_service_fails_on_does_not_take_the_others_with_it():
+    one = service_of(lambda rows: [1 / row["a"] for row in rows], FLOATS)
+
+    answers = one.answered(block_of(one, a=[1.0, 0.0, 2.0]), [1, 1, 1])
+
+    assert read(answers) == [[1.0], None, [0.5]]
+    assert answers.errors[1]["facts"]["error"] == "ZeroDivisionError"

@@ -94,3 +94,38 @@ def test_pandas_gets_the_types_that_training_got():
     frame = frames.to_pandas(LAYOUT.columns(LAYOUT.of_columns(COLUMNS, 3)), 3)
 
     assert frame.dtypes.to_dict() == frames.to_frame(ROWS).dtypes.to_dict()
+
+
+def test_dicts_of_a_block_are_those_of_its_rows_with_values_of_python():
+    rows = [
+        {
+            "whole": -1, "large": 2**63 + 1, "number": 1.5, "text": "日本", "yes": True, "day": date(1969, 12, 31),
+            "at": datetime(2026, 3, 1, 1, tzinfo=UTC), "local": datetime(2026, 3, 1, 1, 2, 3, 4), "many": [1, 2],
+            "words": ["a", None], "days": [date(2026, 3, 1)],
+        },
+        dict.fromkeys(
+            ["whole", "large", "number", "text", "yes", "day", "at", "local", "many", "words", "days"]
+        ),
+    ]  # fmt: skip
+    given = frames.to_rows(rows, doing="read")
+    layout = Layout(frames.schema(given))
+    columns = {name: frames.column(given, name) for name in given.column_names}
+    block = layout.unpack(layout.of_columns(columns, 2).pack())
+
+    made = layout.dicts(block, given.column_names)
+
+    assert made == rows == frames.to_frame(given, "dicts")
+    assert [type(value) for value in made[0].values()] == [type(value) for value in rows[0].values()]
+    assert layout.dicts(block, ["text"]) == [{"text": "日本"}, {"text": None}]
+    assert layout.dicts(block.slice(0, 0), ["text"]) == []
+
+
+def test_who_writes_into_the_dicts_of_a_block_does_not_write_into_the_block():
+    layout = Layout((("many", "list<int64>"), ("number", "float64")))
+    block = layout.block({"many": [[1, 2]], "number": [1.0]})
+
+    made = layout.dicts(block, ["many", "number"])
+    made[0]["many"].append(3)
+    made[0]["number"] = 2.0
+
+    assert layout.dicts(block, ["many", "number"]) == [{"many": [1, 2], "number": 1.0}]

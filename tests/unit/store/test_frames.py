@@ -161,6 +161,8 @@ def test_decimals_from_a_database_become_numbers_that_models_can_take():
         (pd.DataFrame({0: [1]}), "ST202", "0"),
         (pd.DataFrame(index=[1, 2]), "ST202", "without any column"),
         ({"": [1]}, "ST202", "''"),
+        ({"a\0b": [1]}, "ST202", "'a\\x00b'"),
+        ({"\ud800": [1]}, "ST202", "ud800"),
         ({"d": [timedelta(1)]}, "ST203", "'d'"),
         (pd.DataFrame({"d": pd.to_timedelta([1], unit="D")}), "ST203", "seconds"),
         (pd.DataFrame({"d": pd.period_range("2026", periods=1)}), "ST203", "'d'"),
