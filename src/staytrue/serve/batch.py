@@ -18,7 +18,7 @@ from staytrue.serve.pace import Pace
 from staytrue.serve.problem import UNEXPECTED, Problem
 from staytrue.serve.schema import Flag, Schema, Structs, refusal
 
-__all__ = ["Arm", "Batch", "Chunk", "Queue", "Reply", "Request"]
+__all__ = ["LATE", "Arm", "Batch", "Chunk", "Queue", "Reply", "Request"]
 
 Arm: TypeAlias = Literal["champion", "challenger", "shadow"]
 """In which role a release answers; of a shadow nobody sees the answer."""
@@ -53,6 +53,7 @@ class Request:
         deadline_s: on the loop's clock; its turn has to begin by then, or nobody wants the answer any more.
         answered: where the answer goes.
         piece: called with each piece of an answer that is streamed.
+        together: how many requests a process took with it when it died on this one.
     """
 
     id: bytes
@@ -65,6 +66,7 @@ class Request:
     packed: Sequence[tuple[int, bytes]] = ()
     flags: list[Flag] | None = None
     piece: Callable[[bytes], None] | None = None
+    together: int = 1
     taken: int = 0
     taken_rows: int = 0
     _parts: dict[int, bytes] = field(default_factory=dict)
@@ -116,6 +118,25 @@ class Batch:
     tries: int = 0
     waited_s: float = 0.0
     """From when its oldest request came in to when it was sent to a lane."""
+    seconds: float = 0.0
+    """How long the lane took."""
+    failed: frozenset[int] = frozenset()
+    """The chunks that the release failed on, though nothing was strange about them."""
+    why: str = ""
+    """What it said of the last of them."""
+    beside: Batch | None = None
+    """Of a shadow: what another release has answered."""
+
+    @property
+    def failed_rows(self) -> int:
+        """The rows of those chunks."""
+        return sum(chunk.size for place, chunk in enumerate(self.chunks) if place in self.failed) if self.failed else 0
+
+    def settle(self, outcome: Problem) -> None:
+        """Tell everybody who waits for it."""
+        for chunk in self.chunks:
+            chunk.request.together = len(self.chunks)
+            chunk.request.settle(outcome)
 
     def taken_apart(self, schema: Schema) -> list[Batch]:
         """A batch for each of its chunks."""

@@ -160,13 +160,21 @@ class Front:
         request.answered.add_done_callback(lambda _: came.put_nowait(None))
         share.by.ask(request)
         first = await came.get()
+        by = share.by
+        instead: Predicted | Problem | None = None
         if first is None and isinstance(problem := request.answered.result(), Problem):
-            return await self._send(send, problem, headers)
-        begun = [_EVENTS, (b"cache-control", b"no-store"), (b"staytrue-release", share.by.release.encode())]
+            instead = await self._service.instead(read, champion, share, request, problem)
+            if isinstance(instead, Problem):
+                return await self._send(send, instead, headers)
+            by = instead.by[0].by
+        begun = [_EVENTS, (b"cache-control", b"no-store"), (b"staytrue-release", by.release.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": begun})
         while first is not None:
             await send(_event(b"piece", first, more=True))
             first = await came.get()
+        if instead is not None:
+            await send(_event(b"done", instead.body(), more=False))
+            return 200
         outcome = request.answered.result()
         if isinstance(outcome, Problem):
             await send(_event(b"error", outcome.body(), more=False))

@@ -193,6 +193,19 @@ class Metrics:
         self.challenger_failed = self._counter(
             "staytrue_challenger_failed_total", "Rows that the challenger failed on and the champion answered."
         )
+        self.failed_rows = self._counters(
+            "staytrue_failed_rows_total",
+            "Rows that a release did not answer, by release and arm; those of a shadow nobody waited for.",
+            ("release", "arm"),
+        )
+        self.guard_evidence = self._gauges(
+            "staytrue_guard_evidence",
+            "What speaks against a release that can be stood in for; beyond 300 it is cut off.",
+            ("release", "role", "guard"),
+        )
+        self.tripped = self._counters(
+            "staytrue_tripped_total", "Releases that were cut off, by role and guard.", ("role", "guard")
+        )
         self.swaps = self._counter("staytrue_swaps_total", "Changes of the release that answers.")
         self.worker_restarts = self._counter("staytrue_worker_restarts_total", "Workers started again after they died.")
         self.loop_lag = self._gauge("staytrue_loop_lag_seconds", "How late the event loop was when last looked at.")
@@ -217,8 +230,11 @@ class Metrics:
     def _counter(self, name: str, what: str) -> Counter:
         return self._counters(name, what, ()).labels()
 
+    def _gauges(self, name: str, what: str, labels: tuple[str, ...]) -> Family[Gauge]:
+        return self._add(Family(name, "gauge", what, labels, Gauge))
+
     def _gauge(self, name: str, what: str) -> Gauge:
-        return self._add(Family(name, "gauge", what, (), Gauge)).labels()
+        return self._gauges(name, what, ()).labels()
 
     def _add(self, family: Family[Child]) -> Family[Child]:
         self._families.append(family)

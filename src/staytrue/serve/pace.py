@@ -27,6 +27,11 @@ class Pace:
         self._weight = self._n = self._t = self._nn = self._nt = 0.0
         self._base_s, self._row_s = _FIRST_S, 0.0
 
+    @property
+    def is_known(self) -> bool:
+        """Whether enough batches were seen to go by."""
+        return self._weight > _ENOUGH
+
     def learn(self, rows: int, seconds: float) -> None:
         """A batch of so many rows took so long."""
         keep = _FORGET
@@ -60,5 +65,6 @@ class Pace:
         return -(-rows // together) * self._base_s + rows * self._row_s
 
 
+_ENOUGH = 4.0
 _NO_SPREAD = 1e-4
 _MANY = 1 << 20

@@ -2,7 +2,8 @@
 
 Level-triggered: the ledger's roles are looked at again and again, the workers that they want are started, and as soon as
 a release is ready and has the role, the next request goes to it. What it replaces answers what it has begun, and stays
-warm as long as it has a role. A release that does not start changes nothing: whoever answers goes on.
+warm as long as it has a role. A release that does not start changes nothing: whoever answers goes on. One that is cut off
+(`serve/breaker.py`) gets nothing more, whatever its role: of a champion the previous one takes the place.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from itertools import groupby
 from typing import Final, NamedTuple
 
 from staytrue.engines.guard import Guard
-from staytrue.errors import StaytrueError, Unavailable
+from staytrue.errors import Conflict, StaytrueError, Unavailable
 from staytrue.kernel.release import Digest
 from staytrue.kernel.rollout import in_canary
-from staytrue.serve.batch import Arm, Batch
+from staytrue.serve.batch import LATE, Arm, Batch
+from staytrue.serve.breaker import Breaker, Held, Trip, Watched
 from staytrue.serve.channel import Told
 from staytrue.serve.handshake import Begun
 from staytrue.serve.metrics import Metrics
 from staytrue.serve.problem import Problem
 from staytrue.serve.schema import Read, Structs
-from staytrue.serve.supervisor import Limits, Supervisor
+from staytrue.serve.supervisor import SLOW, Limits, Supervisor
 from staytrue.store.ledger import LIVE, Entry, RoleName
 from staytrue.store.store import Store
 
@@ -38,14 +40,24 @@ _VISIBLE_S: Final = 0.5
 """The file's times are looked at twenty times a second; the ledger itself is read whenever they moved within the last
 half second, and this often. A commit moves them before its sync to disk, and can be read only after it."""
 _TRY_AGAIN_S: Final = 30.0
+_AGAIN_S: Final = 1.0
+_SLOW: Final = 10
+"""So many times what a batch takes the other release, nobody waits for an answer."""
+_USUAL_ROWS: Final = 64
+_NO_FAULT: Final = frozenset({"ST740", "ST760", "ST762", "ST820", "ST822"})
+"""What a request is told that the release never got to see, or not to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Who answers: the champion, and the challenger for a share of the keys (0: it is a shadow)."""
+    """Who answers: the champion, and the challenger for a share of the keys (0: it is a shadow).
+
+    previous: who answers when the champion fails. When the champion is cut off he is the champion here.
+    """
 
     champion: Supervisor | None = None
     challenger: Supervisor | None = None
+    previous: Supervisor | None = None
     share: float = 0.0
 
 
@@ -88,7 +100,8 @@ class Router:
         self.table = Table()
         self._store, self._app, self._limits = store, app, limits
         self._guard, self._metrics, self._say, self._also = guard, metrics, say, also
-        self._roles: Mapping[RoleName, tuple[Digest, float]] = {}
+        self._breaker = Breaker(metrics)
+        self._roles: Mapping[RoleName, Held] = {}
         self._ready: dict[Digest, Supervisor] = {}
         self._starting: dict[Digest, asyncio.Task[None]] = {}
         self._failed: dict[Digest, float] = {}
@@ -96,6 +109,9 @@ class Router:
         if begun is not None:
             guard.watch(begun.started[0].pid)
         self._closing: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
+        self.read_s: float | None = None
+        """How long the ledger took to answer last; None: it did not."""
         self._watch: asyncio.Task[None] | None = None
         self.changed = asyncio.Event()
         """Set, and replaced by another one, whenever the table changes."""
@@ -106,7 +122,7 @@ class Router:
 
     async def close(self) -> None:
         """Answer what is under way and end every worker."""
-        for task in (self._watch, *self._starting.values()):
+        for task in (self._watch, *self._starting.values(), *self._telling):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -130,7 +146,7 @@ class Router:
         # Reading took its time: whoever was champion then answers, and no challenger of somebody else's.
         challenger = table.challenger if table.champion is champion else None
         # A challenger that can't keep up must not make anybody wait.
-        if challenger is None or table.share <= 0 or read.packed or not challenger.queue.has_room(read.size):
+        if challenger is None or table.share <= 0 or read.packed or not self._may_ask(challenger, read.size):
             return [Share(champion, "champion", 0, read.size, rows)]
         keys = champion.schema.keys(rows) or [None] * len(rows)
         named = [first_id.hex() if key is None else key for key in keys]
@@ -148,6 +164,59 @@ class Router:
             at += size
         return made
 
+    def _may_ask(self, challenger: Supervisor, rows: int) -> bool:
+        if not challenger.is_there or not challenger.queue.has_room(rows):
+            return False
+        return challenger.is_free or not self._breaker.is_careful()
+
+    def instead(self, read: Read, share: Share, champion: Supervisor, problem: Problem) -> Share | None:
+        """Who answers a share that a release could not answer: for a challenger the champion, for him the previous one.
+
+        Args:
+            read: the whole request, as the champion's schema has read it.
+            share: whose it was.
+            problem: what came instead of an answer. What is the caller's to mend is answered by nobody else, nor is what
+                came too late: whoever is asked then comes later still.
+        """
+        if problem.status < 500:
+            return None
+        rows = read.rows[share.start : share.start + share.size]
+        if share.arm == "challenger":
+            return Share(champion, "champion", share.start, share.size, rows)
+        other = self.stand_in(champion)
+        if other is None or share.by is not champion or problem is LATE:
+            return None
+        if read.packed and not other.schema.reads_all_of(champion.schema):
+            return None  # its rows are packed already, as they were read
+        theirs = _for(other, champion, rows)
+        return Share(other, "champion", share.start, share.size, theirs) if theirs is not None else None
+
+    def stand_in(self, champion: Supervisor) -> Supervisor | None:
+        """Who answers when he can't."""
+        table = self.table
+        other = table.previous if table.champion is champion else table.champion
+        return other if other is not champion else None
+
+    def stood_in(self, share: Share, problem: Problem, *, answered: bool, together: int, seconds: float) -> None:
+        """Another release was asked what one could not answer.
+
+        Args:
+            answered: whether it could.
+            together: so many requests were lost with this one.
+            seconds: how long it took. Who needs as long as the one that was given up is no better.
+        """
+        self._metrics.failed_rows.labels(share.by.release[:12], share.arm).inc(share.size)
+        if share.arm == "challenger":
+            self._metrics.challenger_failed.inc(share.size)
+        if problem.code in _NO_FAULT:
+            return
+        patience_s = share.by.stand_in_s
+        alone = answered and (problem.code != SLOW.code or patience_s is None or seconds < patience_s / 4)
+        role: Watched = "challenger" if share.arm == "challenger" else "champion"
+        why = f"{problem.code} {problem.detail}"
+        self._breaker.stood_in(role, share.by.release, share.size, alone=alone / together, why=why)
+        self._cut_off()
+
     # ------------------------------------------------------------ what a supervisor tells of
 
     def answered(self, by: Supervisor, batch: Batch, said: Told) -> None:
@@ -156,27 +225,70 @@ class Router:
         metrics = self._metrics
         metrics.batch_rows.observe(size)
         metrics.predictions.labels(by.release[:12], batch.arm).inc(size)
+        table = self.table
         if batch.arm == "shadow":
+            if batch.failed:
+                metrics.failed_rows.labels(by.release[:12], "shadow").inc(batch.failed_rows)
+            self._breaker.paired(batch, by_challenger=by is table.challenger)
+            self._cut_off()
             return
         metrics.queue_wait.observe(batch.waited_s, len(batch.chunks))
         if not said.logged:
             metrics.unlogged_rows.inc(size)
-        table = self.table
+        if by is table.challenger:
+            self._breaker.answered("challenger", batch)
+        elif by is table.champion and table.previous is not None:
+            self._breaker.answered("champion", batch)
         other = table.challenger if by is table.champion else table.champion
         if table.challenger is not None and other is not None and other is not by:
             self._mirror(other, by, batch)
 
     def _mirror(self, other: Supervisor, by: Supervisor, batch: Batch) -> None:
+        """Show a batch to the other one of a trial."""
+        is_challenger = other is self.table.challenger
         packed, rows = batch.packed, batch.rows
-        if other.schema.layout != by.schema.layout:
+        if not other.schema.reads_all_of(by.schema):
             theirs = _for(other, by, rows) if rows else None
             if theirs is None:
                 self._metrics.shadow_dropped.inc(batch.size)
+                if is_challenger and rows:
+                    self._note_unread(other, by, batch)
                 return
             rows, packed = theirs, other.schema.block(theirs).pack()
-        shadow = Batch(arm="shadow", chunks=batch.chunks, size=batch.size, packed=packed, rows=rows, flags=batch.flags)
+        shadow = Batch(
+            arm="shadow",
+            chunks=batch.chunks,
+            size=batch.size,
+            packed=packed,
+            rows=rows,
+            flags=batch.flags,
+            beside=batch,
+        )
         if not other.mirror(shadow):
             self._metrics.shadow_dropped.inc(batch.size)
+            if is_challenger:
+                self._breaker.unpaired(batch)
+
+    def _note_unread(self, other: Supervisor, by: Supervisor, batch: Batch) -> None:
+        """Which requests the challenger can't read though nothing about them was strange to the champion."""
+        sizes = []
+        why = ""
+        at = 0
+        for chunk in batch.chunks:
+            if not chunk.request.flags:
+                read = by.schema.read_as(other.schema, batch.rows[at : at + chunk.size])
+                if isinstance(read, Problem):
+                    sizes.append(chunk.size)
+                    why = next((str(one["message"]) for one in read.errors if "message" in one), read.detail)
+            at += chunk.size
+        self._breaker.unread(sizes, why)
+        self._cut_off()
+
+    def died(self, by: Supervisor, batch: Batch) -> None:
+        """Whom a process died with a batch."""
+        if by in (self.table.challenger, self.table.champion):
+            self._breaker.died(batch, by_challenger=by is self.table.challenger)
+            self._cut_off()
 
     def noted(self, column: str, fault: str, refused: bool) -> None:  # noqa: FBT001 - see `Watcher`
         """Count a finding."""
@@ -205,7 +317,9 @@ class Router:
                 read_s = now_s
                 try:
                     self._roles = await asyncio.to_thread(self._look)
+                    self.read_s = time.monotonic() - read_s
                 except StaytrueError as exc:
+                    self.read_s = None
                     self._say(f"The ledger can't be read: {exc}. The table stays as it is.")
                 self._settle()
             for one in self._ready.values():
@@ -220,43 +334,143 @@ class Router:
                 found += [stat.st_mtime_ns, stat.st_size]
         return tuple(found)
 
-    def _look(self) -> Mapping[RoleName, tuple[Digest, float]]:
+    def _look(self) -> Mapping[RoleName, Held]:
         """Who has which role, and with which share; in a thread of its own."""
         self._also()
-        roles = self._store.ledger.roles(self._app, LIVE)
-        return {role.role: (Digest(role.release), role.share) for role in roles if role.release}
+        ledger = self._store.ledger
+        roles = ledger.roles(self._app, LIVE)
+        held = {role.role: Held(Digest(role.release), role.share, role.epoch) for role in roles if role.release}
+        if held != self._roles:
+            trips = [event.body for event in ledger.events(self._app, LIVE, kinds=["tripped"])]
+            self._breaker.known = frozenset((one["role"], one["release"], one["epoch"]) for one in trips)
+        return held
 
     def _settle(self) -> None:
         """Start what is wanted and not there, let go of what nobody wants, and set the table."""
-        wanted = {release for release, _ in self._roles.values()}
+        challenger = self._roles.get("challenger")
+        is_cut = self._breaker.is_cut("challenger", challenger)
+        wanted = {held.release for role, held in self._roles.items() if role != "challenger" or not is_cut}
         for release in wanted:
             failed_s = self._failed.get(release)
             tried = failed_s is not None and time.monotonic() - failed_s < _TRY_AGAIN_S
             if release not in self._ready and release not in self._starting and not tried:
                 self._starting[release] = asyncio.get_running_loop().create_task(self._started(release))
         self._set_table()
-        serving = {one.release for one in (self.table.champion, self.table.challenger) if one is not None}
+        self._be_patient()
+        self._tell_of_trips()
+        table = self.table
+        serving = {one.release for one in (table.champion, table.challenger, table.previous) if one is not None}
         for release in [name for name in self._ready if name not in wanted | serving]:
             task = asyncio.get_running_loop().create_task(self._ready.pop(release).close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
     def _set_table(self) -> None:
-        champion_id, _ = self._roles.get("champion", (None, 0.0))
-        challenger_id, share = self._roles.get("challenger", (None, 0.0))
-        champion = self._ready.get(champion_id) if champion_id else None
-        challenger = self._ready.get(challenger_id) if challenger_id else None
-        table = Table(champion=champion or self.table.champion, challenger=challenger, share=share)
+        held = self._roles
+        champion, challenger, previous = (self._of(held.get(role)) for role in ("champion", "challenger", "previous"))
+        champion_cut = self._breaker.is_cut("champion", held.get("champion"))
+        if champion_cut and (previous is not None or self._comes("previous")):
+            champion, challenger, previous = previous, None, None
+        elif champion is None and self.table.champion is None and not self._comes("champion"):
+            champion, previous = previous, None  # better than nobody
+        if self._breaker.is_cut("challenger", held.get("challenger")):
+            challenger = None
+        champion = champion or self.table.champion
+        share = held["challenger"].share if challenger is not None else 0.0
+        others = [None if one is champion else one for one in (challenger, previous)]
+        table = Table(champion=champion, challenger=others[0], previous=others[1], share=share)
+        self._watch_trial(table)
         if table == self.table:
             return
         if self.table.champion is not None and table.champion is not self.table.champion:
             self._metrics.swaps.inc()
         for one in (table.champion, table.challenger):
             if one is not None:
-                one.logs_all = challenger is not None
+                one.logs_all = table.challenger is not None
         self.table = table
+        self._be_patient()
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def _of(self, held: Held | None) -> Supervisor | None:
+        return self._ready.get(held.release) if held is not None else None
+
+    def _comes(self, role: RoleName) -> bool:
+        """Whether whoever has that role may be there soon."""
+        held = self._roles.get(role)
+        return held is not None and held.release not in self._failed
+
+    def _watch_trial(self, table: Table) -> None:
+        """Who is held against whom. Who is cut off is remembered as long as he has the role."""
+        champion, challenger = self._roles.get("champion"), self._roles.get("challenger")
+        for role, held, other in (
+            ("champion", champion, self._roles.get("previous")),
+            ("challenger", challenger, champion),
+        ):
+            name: Watched = "champion" if role == "champion" else "challenger"
+            self._breaker.watch(name, held.release if held else None, against=other.release if other else None)
+        if table.challenger is not None:
+            table.challenger.is_on_trial = True
+        if table.champion is not None:
+            table.champion.is_on_trial = False
+
+    def _be_patient(self) -> None:
+        """How long whoever can be stood in for may take."""
+        table = self.table
+        champion = table.champion
+        if champion is None:
+            return
+        champion.stand_in_s = self._patience_s(table.previous, champion) if table.previous is not None else None
+        if table.challenger is not None:
+            table.challenger.stand_in_s = self._patience_s(champion)
+        if table.previous is not None:
+            table.previous.stand_in_s, table.previous.is_on_trial = None, False
+
+    def _patience_s(self, *known: Supervisor | None) -> float:
+        paces = [one.queue.pace for one in known if one is not None]
+        took = [pace.seconds(_USUAL_ROWS) for pace in paces if pace.is_known]
+        return max(self._limits.patience_s, _SLOW * max(took)) if took else self._limits.hang_s
+
+    # ------------------------------------------------------------ trips
+
+    def _cut_off(self) -> None:
+        """Act on a guard that has just tripped: at once, and before anybody is told."""
+        table = self.table
+        for role, one in (("challenger", table.challenger), ("champion", table.champion)):
+            name: Watched = "champion" if role == "champion" else "challenger"
+            held = self._roles.get(name)
+            if one is None or held is None or held.release != one.release or not self._breaker.is_cut(name, held):
+                continue
+            self._set_table()
+            if self.table == table:
+                continue  # nobody else is there
+            one.cut()
+            self._tell_of_trips()
+
+    def _tell_of_trips(self) -> None:
+        roles: tuple[Watched, ...] = ("challenger", "champion")
+        for role in roles:
+            held = self._roles.get(role)
+            trip = self._breaker.untold(role, held)
+            if trip is not None and held is not None:
+                self._say(trip.sentence())
+                task = asyncio.get_running_loop().create_task(self._told(trip, held.epoch))
+                self._telling.add(task)
+                task.add_done_callback(self._telling.discard)
+
+    async def _told(self, trip: Trip, epoch: int) -> None:
+        """Write it down, as often as it takes."""
+        entry = trip.entry(self._app, epoch, datetime.now(UTC))
+        while True:
+            try:
+                await asyncio.to_thread(self._store.ledger.append, [entry], recorded_at=datetime.now(UTC))
+            except Conflict:
+                return  # another front has told of the same trip
+            except StaytrueError as exc:
+                self._say(f"The ledger does not take that {trip.release[:8]} is cut off: {exc}. It is tried again.")
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                return
 
     async def _started(self, release: Digest) -> None:
         begun = self._begun.started if self._begun is not None and self._begun.release == release else None
@@ -298,7 +512,7 @@ class Router:
 
 def _for(other: Supervisor, mine: Supervisor, rows: Structs) -> Structs | None:
     """The rows as another release reads them; None when it can't."""
-    if other.schema.layout == mine.schema.layout:
+    if other.schema.reads_all_of(mine.schema):
         return rows
-    read = other.schema.read_dicts(mine.schema.dicts(rows))
+    read = mine.schema.read_as(other.schema, rows)
     return None if isinstance(read, Problem) else read.rows

@@ -71,6 +71,8 @@ class Schema:
     def __init__(self, signature: Signature, *, most_rows: int) -> None:
         self.signature = signature
         self.layout = Layout(signature.schema)
+        self._nullable = frozenset(one.name for one in signature.features if one.actions["null"] == "accept")
+        self._missable = frozenset(one.name for one in signature.features if one.actions["missing"] == "accept")
         self.most_rows = most_rows
         by_name = {one.name: one for one in signature.features}
         # Floats first: of a row as a tuple they are then one slice.
@@ -192,6 +194,17 @@ class Schema:
             code="ST758",
             detail=f"The request has {count:,} rows; expected 1 to {self.most_rows:,}.",
         )
+
+    def reads_all_of(self, other: Schema) -> bool:
+        """Whether every row that the other schema has read is one of this schema as it is."""
+        return self.layout == other.layout and self._nullable >= other._nullable and self._missable >= other._missable
+
+    def read_as(self, other: Schema, rows: Structs) -> Read | Problem:
+        """Rows of this schema as another one reads them."""
+        known = other._nullable
+        # A None may stand for a value that was left out: whoever takes no null is told so.
+        given = [{name: v for name, v in row.items() if v is not None or name in known} for row in self.dicts(rows)]
+        return other.read_dicts(given)
 
     # ------------------------------------------------------------ many rows at once
 

@@ -21,7 +21,7 @@ from staytrue.serve.problem import Problem
 from staytrue.serve.response import HeaderList
 from staytrue.serve.router import Router, Share
 from staytrue.serve.schema import Flag, Read
-from staytrue.serve.supervisor import Limits, Supervisor
+from staytrue.serve.supervisor import NOT_THERE, Limits, Supervisor
 from staytrue.serve.upkeep import Upkeep
 from staytrue.store.store import Store
 from staytrue.store.tokens import tokens
@@ -138,6 +138,7 @@ class Service:
             queue_rows=limits.queue_rows,
             shadow_rows=limits.shadow_rows,
             hang_s=limits.hang_s,
+            patience_s=limits.deadline_s,
             lanes=lanes,
             threads=threads,
         )
@@ -198,6 +199,8 @@ class Service:
         champion = self.router.table.champion
         if champion is None:
             return NOT_READY
+        if not champion.is_there and self.router.stand_in(champion) is not None:
+            return champion  # it reads the rows, and somebody else answers
         queue, deadline_s = champion.queue, self.limits.deadline_s
         # What is under way has to end before, and his own turn takes its time too. But a deadline shorter than a turn is
         # about the wait only: somebody has to be answered, or nobody would learn that it is quick again.
@@ -219,12 +222,24 @@ class Service:
         if len(shares) == 1 and shares[0].arm == "champion":
             request = self.request(shares[0], first_id, at, read.flags)
             request.packed = read.packed
-            champion.ask(request, alone=self.metrics.active_requests.value <= 1)
+            if not champion.is_there and self.router.stand_in(champion) is not None:
+                request.settle(NOT_THERE)
+            else:
+                champion.ask(request, alone=self.metrics.active_requests.value <= 1)
             outcome = await request.answered
             if isinstance(outcome, Problem):
-                return outcome
+                return await self.instead(read, champion, shares[0], request, outcome)
             return Predicted(outcome.parts, first_id, size, shares, outcome.flags, outcome.logged)
         return await self._split(read, champion, shares, first_id, at)
+
+    async def instead(
+        self, read: Read, champion: Supervisor, share: Share, request: Request, problem: Problem
+    ) -> Predicted | Problem:
+        """The answer to a whole request that the champion did not answer, if somebody else has one."""
+        outcome, by = await self._stood_in(read, champion, share, request, problem)
+        if isinstance(outcome, Problem):
+            return outcome
+        return Predicted(outcome.parts, request.id, read.size, [by], outcome.flags, outcome.logged)
 
     async def _split(
         self, read: Read, champion: Supervisor, shares: list[Share], first_id: bytes, at: int
@@ -247,18 +262,34 @@ class Service:
     async def _answered(
         self, read: Read, champion: Supervisor, share: Share, first_id: bytes, at: int
     ) -> tuple[Reply | Problem, Share]:
-        """The answer to one share, and by whom: a challenger that fails is stood in for by the champion."""
+        """The answer to one share, and by whom: who fails is stood in for, if somebody can."""
         stop = share.start + share.size
         flags = None if read.flags is None else [(r - share.start, f) for r, f in read.flags if share.start <= r < stop]
         request = self.request(share, later(first_id, share.start), at, flags)
+        if share.start == 0 and share.size == read.size:
+            request.packed = read.packed
         share.by.ask(request)
         outcome = await request.answered
-        if isinstance(outcome, Problem) and share.arm == "challenger" and outcome.status >= 500:
-            self.metrics.challenger_failed.inc(share.size)
-            rows = read.rows[share.start : stop]
-            instead = Share(champion, "champion", share.start, share.size, rows)
-            return await self._answered(read, champion, instead, first_id, at)
-        return outcome, share
+        if not isinstance(outcome, Problem):
+            return outcome, share
+        return await self._stood_in(read, champion, share, request, outcome)
+
+    async def _stood_in(
+        self, read: Read, champion: Supervisor, share: Share, request: Request, problem: Problem
+    ) -> tuple[Reply | Problem, Share]:
+        """What another release says to a share instead; the problem as it was when nobody knows better."""
+        other = self.router.instead(read, share, champion, problem)
+        if other is None:
+            return problem, share
+        began_s = self._loop.time()
+        first_id = later(request.id, -share.start)
+        outcome, by = await self._answered(read, champion, other, first_id, request.at)
+        seconds = self._loop.time() - began_s
+        answered = not isinstance(outcome, Problem)
+        # Of a challenger that failed together with the champion nothing is said, whoever answered at last.
+        alone = answered and by is other
+        self.router.stood_in(share, problem, answered=alone, together=request.together, seconds=seconds)
+        return (outcome, by) if answered or share.arm == "challenger" else (problem, share)
 
     def request(self, share: Share, first_id: bytes, at: int, flags: list[Flag] | None) -> Request:
         """The request that asks a release for its share."""

@@ -29,7 +29,7 @@ from staytrue.serve.schema import Schema
 from staytrue.serve.spawn import Started, start_worker
 from staytrue.store.store import Store
 
-__all__ = ["Limits", "Supervisor", "Watcher"]
+__all__ = ["NOT_THERE", "SLOW", "Limits", "Supervisor", "Watcher"]
 
 _DRAIN_S: Final = 10.0
 _END_S: Final = 0.5
@@ -49,6 +49,9 @@ class Watcher(Protocol):
     def noted(self, column: str, fault: str, refused: bool) -> None:  # noqa: FBT001 - one of three facts
         """A value was not like training: it was refused, or flagged."""
 
+    def died(self, by: Supervisor, batch: Batch) -> None:
+        """A lane died while it had this batch."""
+
     def restarted(self) -> None:
         """A lane died and is replaced."""
 
@@ -58,12 +61,16 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much may wait for one release, how long it may take, how many lanes answer, on how many native threads each."""
+    """How much may wait for one release, how long it may take, how many lanes answer, on how many native threads each.
+
+    patience_s: how long a batch may take at least, before somebody else answers it.
+    """
 
     most_rows: int
     queue_rows: int
     shadow_rows: int
     hang_s: float
+    patience_s: float = 2.0
     lanes: int = 1
     threads: int = 1
 
@@ -75,6 +82,11 @@ class Supervisor:
         release: which.
         facts: what it is, once it is ready.
         schema, queue: likewise.
+        is_there: whether it can be asked: a lane is open, and none of them takes too long.
+        stand_in_s: how long a batch may take until somebody else answers it; None while nobody can.
+        is_on_trial: what hangs is given up as soon as nobody waits for it, and what dies is not asked again.
+        logs_all: whether every row is logged, whatever the app's policy says: somebody is on trial.
+        logs_none: whether no row is logged, and every answer says so: the disk is nearly full.
     """
 
     facts: Facts
@@ -105,8 +117,10 @@ class Supervisor:
         self._again: deque[Batch] = deque()
         self._shadow: deque[Batch] = deque()
         self._shadow_rows = 0
-        self.logs_all = False
-        """Whether every row is logged, whatever the app's policy says: somebody is on trial."""
+        self.logs_all = self.logs_none = False
+        self.is_there = False
+        self.stand_in_s: float | None = None
+        self.is_on_trial = False
         self._seq = 0
         self._together = 1
         """Requests in the newest batch."""
@@ -234,13 +248,53 @@ class Supervisor:
         now_s = self._loop.time()
         self.queue.expire(now_s)
         oldest_s = min((sent for lane in self._lanes for _, sent in lane.under_way.values()), default=now_s)
+        self.is_there = bool(self._lanes)
+        patience_s = self.stand_in_s
+        if patience_s is not None:
+            self._hand_on(now_s, oldest_s, patience_s)
+        hang_s = patience_s if self.is_on_trial and patience_s is not None else self._limits.hang_s
         worker = self._worker
-        if now_s - oldest_s > self._limits.hang_s and not self.facts.is_async and worker and not worker.ended:
-            self._watcher.said(
-                f"Release {self.release[:8]} took over {self._limits.hang_s:g} s to answer; it is restarted."
-            )
+        if now_s - oldest_s > hang_s and not self.facts.is_async and worker and not worker.ended:
+            self._watcher.said(f"Release {self.release[:8]} took over {hang_s:g} s to answer; it is restarted.")
             worker.ended = True
             signal_group(worker.process.pid, KILL)
+
+    def _hand_on(self, now_s: float, oldest_s: float, patience_s: float) -> None:
+        """Tell those who wait in vain, since somebody else can answer them."""
+        if now_s - oldest_s > patience_s:
+            self.is_there = self.is_there and self.facts.is_async
+            for lane in self._lanes:
+                for batch, sent_s in lane.under_way.values():
+                    # Who has read the beginning of an answer waits for its end.
+                    if now_s - sent_s > patience_s and batch.arm != "shadow" and batch.tries < _MOST_TRIES:
+                        batch.settle(SLOW)
+        if not self.is_there:
+            self.queue.drain(NOT_THERE)
+            for batch in self._again:
+                batch.settle(_DIED)
+            self._again.clear()
+
+    def cut(self) -> None:
+        """Nobody is sent here any more: whoever waits is told so, and nothing is done for nobody."""
+        self.queue.drain(_CUT)
+        for batch in self._again:
+            batch.settle(_CUT)
+        self._again.clear()
+        self._shadow.clear()
+        self._shadow_rows = 0
+        for lane in self._lanes:
+            for batch, _ in lane.under_way.values():
+                if batch.arm != "shadow":
+                    batch.settle(_CUT)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody waits for it: shadows don't."""
+        return not (
+            self.queue
+            or self._again
+            or any(batch.arm != "shadow" for lane in self._lanes for batch, _ in lane.under_way.values())
+        )
 
     # ------------------------------------------------------------ work
 
@@ -309,7 +363,7 @@ class Supervisor:
             batch.flags,
             batch.packed,
         )
-        kind = LOGGED if _drawn(first.id, share) else UNLOGGED
+        kind = LOGGED if _drawn(first.id, share) and not self.logs_none else UNLOGGED
         if first.piece is not None and batch.arm != "shadow":
             kind = STREAMED
         lane.send(self._seq, batch, ask(kind, body), self._loop.time())
@@ -324,9 +378,13 @@ class Supervisor:
                 piece(said.answers[0])
             return
         del lane.under_way[said.seq]
-        seconds = self._loop.time() - sent_s
-        self.queue.pace.learn(batch.size, seconds)
+        batch.seconds = self._loop.time() - sent_s
+        self.queue.pace.learn(batch.size, batch.seconds)
         lane.has_answered = True
+        if said.errors:
+            self._note_failures(batch, said)
+        if self.logs_none:
+            said = said._replace(logged=False)
         if batch.arm != "shadow":
             for place, chunk in enumerate(batch.chunks):
                 answers = said.answers[place]
@@ -340,9 +398,19 @@ class Supervisor:
         elif self._drained is not None and self.idle:
             self._drained.set()
 
+    @staticmethod
+    def _note_failures(batch: Batch, said: Told) -> None:
+        # What was strange about a request is the likely cause, and the caller's.
+        places = [place for place in said.errors if not batch.chunks[place].request.flags]
+        batch.failed = frozenset(places)
+        if places:
+            error = said.errors[places[-1]]
+            batch.why = f"{error['code']} {error['message']}"
+
     def opened(self, lane: _Lane) -> None:
         """A lane can be asked."""
         self._lanes.append(lane)
+        self.is_there = True
 
     def lost(self, lane: _Lane) -> None:
         """A lane is gone: what it had goes to the next one."""
@@ -351,7 +419,9 @@ class Supervisor:
             return
         self._let_go(lane.worker)
         self._watcher.restarted()
+        self.is_there = bool(self._lanes)
         for batch, _ in lane.under_way.values():
+            self._watcher.died(self, batch)
             self._retry(batch)
         lane.under_way.clear()
         self._spawn(self._replaced(lane))
@@ -363,19 +433,25 @@ class Supervisor:
             self._guard.forget(worker.process.pid)
 
     async def _replaced(self, lane: _Lane) -> None:
-        # One that ends without an answer would be forked again without end.
-        self._pause_s = 0.0 if lane.has_answered else min(1.0, 2 * self._pause_s + 0.01)
+        # One that ends without an answer would be forked again without end; where its deaths are counted, soon not at all.
+        most_s = 1.0 if self.stand_in_s is None else 0.1
+        self._pause_s = 0.0 if lane.has_answered else min(most_s, 2 * self._pause_s + 0.01)
         await asyncio.sleep(self._pause_s)
         await self._open_lane()
         self._plan()
 
     def _retry(self, batch: Batch) -> None:
-        """Once more as it is; then each request alone, to find the one that kills; that one three times."""
+        """Once more as it is; then each request alone, to find the one that kills; that one three times.
+
+        Where somebody else can answer, he does so instead: at once of a challenger, after one more try of a champion.
+        """
         if batch.arm == "shadow":
             return
         batch.tries += 1
         alone = len(batch.chunks) == 1
-        if batch.tries < (_MOST_TRIES if alone else _TOGETHER_TRIES):
+        if self.stand_in_s is not None and (self.is_on_trial or batch.tries >= _TOGETHER_TRIES):
+            batch.settle(_DIED)
+        elif batch.tries < (_MOST_TRIES if alone else _TOGETHER_TRIES):
             self._again.append(batch)
         elif alone:
             batch.chunks[0].request.settle(_POISON)
@@ -480,6 +556,25 @@ def _failed(chunk: Chunk, error: Mapping[str, Any]) -> Problem:
 _ENDING: Final = Problem(
     status=503, code="ST762", detail="The server ends. Ask again.", headers=((b"retry-after", b"1"),)
 )
+NOT_THERE: Final = Problem(
+    status=503,
+    code="ST820",
+    detail="The model's process died; another one is started. Ask again.",
+    headers=((b"retry-after", b"1"),),
+)
+SLOW: Final = Problem(
+    status=503,
+    code="ST821",
+    detail="The model did not answer in time.",
+    headers=((b"retry-after", b"1"),),
+)
+_CUT: Final = Problem(
+    status=503,
+    code="ST822",
+    detail="The release was cut off, because it failed too often. Ask again.",
+    headers=((b"retry-after", b"1"),),
+)
+_DIED: Final = Problem(status=500, code="ST823", detail="The model's process died on this request.")
 _POISON: Final = Problem(
     status=500,
     code="ST763",

@@ -1,0 +1,183 @@
+"""A release that is broken is cut off at once, by the server itself, and nobody who asks notices."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from typing import Any
+
+import pytest
+from server import ROW, SHOP, Server, serving, until
+from test_serving_releases import QUOTE, Asking, Street
+
+BROKEN = {
+    # Only on rows without a note: the golden rows have one, so each of them is trained, kept and started like any other.
+    "crashes": 'if rows["note"].isna().any():\n        os._exit(9)',
+    "raises": 'if rows["note"].isna().any():\n        raise ValueError("no quote today")',
+    "answers NaN": 'if rows["note"].isna().any():\n        return np.full(len(rows), np.nan)',
+    "is slow": "time.sleep(0.03)",
+}
+FAILED, ANSWERED = "staytrue_failed_rows_total", "staytrue_predictions_total"
+FEW = 20
+"""Requests that a broken release may have got at most."""
+
+
+def broken(street: Street, how: str) -> str:
+    """The id of a release that differs from the champion in one way; the champion answers as before."""
+    if how == "wants another schema":
+        made = street.deploy('    "lift": {"missing": "accept"},\n', "", served=False)
+    else:
+        made = street.deploy(QUOTE, f"    {BROKEN[how]}\n{QUOTE}", served=False)
+    street.give("champion", street.known[SHOP], 1.0)
+    street.give("previous", None)
+    street.server.answered_by(street.known[SHOP])
+    return made
+
+
+def tripped(street: Street, release: str) -> list[dict[str, Any]]:
+    return [event for event in street.shop.events("tripped") if event["body"]["release"] == release]
+
+
+def arm(server: Server, name: str, release: str, arm: str) -> float:
+    """A counter by release and arm."""
+    wanted = f'{name}{{release="{release[:12]}",arm="{arm}"}} '
+    lines = server.get("/metrics").body.decode().splitlines()
+    return sum(float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted))
+
+
+@pytest.fixture(scope="module")
+def _running(tmp_path_factory, _kept_server):
+    place = tmp_path_factory.mktemp("guards")
+    shutil.copytree(_kept_server, place, dirs_exist_ok=True)
+    with serving(place / "store") as server:
+        yield server, {SHOP: server.release}
+
+
+@pytest.fixture
+def street(_running, served):
+    """One server for the stories of this module, the same champion at the beginning of each."""
+    server, known = _running
+    served.store_path = server.store_path
+    made = Street(served, server, known)
+    yield made
+    made.give("challenger", None)
+    made.give("champion", known[SHOP], 1.0)
+    made.give("previous", None)
+    server.answered_by(known[SHOP])
+
+
+# -- challengers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0], ids=["canary", "shadow"])
+@pytest.mark.parametrize(
+    ("how", "guard"),
+    [
+        ("crashes", "errors"),
+        ("raises", "errors"),
+        ("answers NaN", "errors"),
+        ("is slow", "latency"),
+        ("wants another schema", "schema"),
+    ],
+)
+def test_a_broken_challenger_is_cut_off_and_no_request_fails(street, how, guard, share):
+    challenger = broken(street, how)
+    champion = street.known[SHOP]
+    before = len(tripped(street, challenger))
+    counted = [arm(street.server, name, challenger, "challenger") for name in (FAILED, ANSWERED)]
+
+    with Asking(street.server) as asking:
+        street.give("challenger", challenger, share)
+        event = until(lambda: tripped(street, challenger)[before:], "an event that says so")[0]
+        failed, answered = (arm(street.server, name, challenger, "challenger") for name in (FAILED, ANSWERED))
+        asking.more(50)
+
+    assert asking.failures == []
+    expected = {"role": "challenger", "guard": guard, "release": challenger, "against": champion}
+    assert event["body"] | expected == event["body"]
+    assert event["body"]["evidence"] >= event["body"]["needed"] > 100
+    assert failed - counted[0] <= FEW
+    assert answered - counted[1] <= FEW
+    # Cut off: nothing more is asked of it, and its processes end.
+    until(lambda: len(street.server.workers()) == 1, "the worker of the challenger to end")
+    assert arm(street.server, ANSWERED, challenger, "challenger") == answered
+    assert {answer["release"] for answer in asking.answers[-40:]} == {champion}
+
+
+def test_a_request_on_which_both_fail_says_nothing_against_the_challenger(street):
+    challenger = street.deploy(QUOTE, QUOTE + " + 1000")
+    street.deploy()
+    street.give("challenger", challenger, 0.5)
+    until(
+        lambda: street.server.predict(ROW | {"id": 3}, ROW | {"id": 5}, ROW | {"id": 7}, ROW | {"id": 11}).json.get(
+            "releases"
+        ),
+        "a canary",
+    )
+
+    bad = [street.server.predict(ROW | {"note": note}) for note in ["raise"] * 40 + ["die"] * 2]
+
+    assert {got.code for got in bad} == {"ST303", "ST763"}
+    assert tripped(street, challenger) == []
+    assert street.server.predict(*[ROW | {"id": at} for at in range(20)]).json["releases"].count(challenger) > 0
+
+
+# -- champions ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["crashes", "raises", "answers NaN"])
+def test_a_new_champion_that_fails_is_stood_in_for_by_the_previous_one(street, how):
+    new = broken(street, how)
+    old = street.known[SHOP]
+    before = len(tripped(street, new))
+    street.give("previous", old)
+
+    with Asking(street.server) as asking:
+        asking.more(5)
+        street.give("champion", new, 1.0)
+        event = until(lambda: tripped(street, new)[before:], "an event that says so")[0]
+        asking.more(50)
+
+    assert asking.failures == []
+    assert {answer["release"] for answer in asking.answers} == {old}
+    expected = {"role": "champion", "guard": "errors", "release": new, "against": old}
+    assert event["body"] | expected == event["body"]
+    assert event["body"]["failed"] <= 2 * FEW
+    logged = street.traffic([answer["ids"][0] for answer in asking.answers])
+    assert set(zip(logged["release"], logged["arm"], strict=True)) == {(old, "champion")}
+
+
+def test_a_champion_is_not_cut_off_for_what_the_previous_one_could_not_answer_either(street):
+    old = street.deploy()
+    new = street.deploy(QUOTE, QUOTE + " + 1000")
+    street.give("previous", old)
+    street.server.answered_by(new)
+
+    bad = [street.server.predict(ROW | {"note": note}) for note in ["raise"] * 40 + ["die"] * 2]
+
+    # As without a previous one; the caller learns what his champion says.
+    assert {got.code for got in bad} == {"ST303", "ST823"}
+    assert tripped(street, new) == []
+    assert street.server.predict(ROW).release == new
+
+
+def test_who_was_cut_off_stays_so_after_the_server_was_killed(served):
+    with serving(served.store_path) as server:
+        street = Street(served, server, {SHOP: server.release})
+        old, new = server.release, broken(street, "raises")
+        street.give("previous", old)
+        street.give("champion", new, 1.0)
+        with Asking(server) as asking:
+            until(lambda: tripped(street, new), "an event that says so")
+            asking.more(20)
+        server.end(signal.SIGKILL)
+
+    with serving(served.store_path) as server:
+        again = [server.predict(ROW) for _ in range(30)]
+        counted = arm(server, FAILED, new, "champion")
+
+    assert asking.failures == []
+    assert {(got.status, got.release) for got in again} == {(200, old)}
+    assert counted == 0
+    assert len(tripped(street, new)) == 1
+    assert served.verifies()
