@@ -17,21 +17,29 @@ from staytrue.errors import Conflict, InvalidInput, NotFound, Refused, Unavailab
 from staytrue.kernel.policy import Decision
 from staytrue.kernel.policy import policy as named_policy
 from staytrue.kernel.release import Digest
+from staytrue.loop.check import check
+from staytrue.loop.checked import Base, Checked
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.comparison import trained_stop
 from staytrue.loop.context import Context
 from staytrue.loop.fetch import fetch, next_due
+from staytrue.loop.follow import Follower
 from staytrue.loop.jobs import Steps
 from staytrue.loop.lease import Tenancy
-from staytrue.loop.life import Life
+from staytrue.loop.life import Candidate, Life
 from staytrue.loop.memory import recall, remember
 from staytrue.loop.orders import Order, orders
 from staytrue.loop.past import Past
+from staytrue.loop.proposal import Proposal
+from staytrue.loop.trial import pairs
 from staytrue.loop.watch import RollbackWatch
 from staytrue.store.ledger import LIVE, Fence, Role
+from staytrue.store.store import KeptRelease
 
 __all__ = ["Controller", "Ended"]
 
+_CODE: Final = ""
+"""In place of a source's name: the check of new code."""
 _FEWEST: Final = 50
 """Labelled rows below which nothing is trained."""
 _FIRST_PAUSE: Final = timedelta(seconds=15)
@@ -53,6 +61,7 @@ class Controller:
         wall: the time by which traffic is logged and events are recorded.
         run: has the steps' jobs done and gives back their result; raises `Ended` when the controller is to end.
         say: called with a sentence for the person who looks on.
+        follower: where new code comes from.
     """
 
     ctx: Context
@@ -61,6 +70,7 @@ class Controller:
     wall: Callable[[], datetime]
     run: Callable[[Steps[Any]], Any]
     say: Callable[[str], None]
+    follower: Follower | None = None
 
     life: Life | None = None
     orders: int = 0
@@ -70,6 +80,10 @@ class Controller:
     paused: bool = False
     failed: str | None = None
     """The table on which the first training failed: it is not tried again before there is another one."""
+    mark: str | None = None
+    """The newest code that was looked at: a commit, or a digest; empty: the branch was gone."""
+    proposed: dict[str, Any] | None = None
+    """New code that is to be checked, as a `Proposal`."""
     pauses: dict[str, tuple[datetime, timedelta]] = field(default_factory=dict)
     """Source -> not before this, since it failed; and how long the pause was."""
     chronicle: Chronicle = field(init=False)
@@ -99,6 +113,7 @@ class Controller:
         if not self.paused:
             self._fetch()
             self._catch_up()
+            self._follow()
         if self.life is not None:
             self.life.expire(self.clock())
             self.chronicle.write_if_told()
@@ -112,6 +127,7 @@ class Controller:
             state = lease.state if lease else {}
             self.orders, self.trips = int(state.get("orders", 0)), int(state.get("trips", 0))
             self.paused, self.failed = bool(state.get("paused", False)), state.get("failed")
+            self.mark, self.proposed = state.get("mark"), state.get("proposed")
             self.chronicle.count = int(state.get("count", 0))
             self._refresh()
             if self._table is not None and state.get("life"):
@@ -185,6 +201,8 @@ class Controller:
             "trips": self.trips,
             "paused": self.paused,
             "failed": self.failed,
+            "mark": self.mark,
+            "proposed": self.proposed,
             "count": self.chronicle.count,
             "looked_at": self.clock().isoformat(),
             "life": remember(self.life) if self.life is not None and self.life.crowned else None,
@@ -209,6 +227,9 @@ class Controller:
             self._tell("paused" if self.paused else "resumed", f"{order.by}: the loop is {done} ({why}).", now, said)
         elif what == "retrain" and life is not None and trial is None:
             self.run(life.retrain(now, Decision(retrain=True, why=f"{order.by} asked for it: {why}", numbers=said)))
+        elif what == "deploy" and order.code and life is not None:
+            self._propose(Proposal(code=order.code, name=f"code {order.code[:8]}", home=self.ctx.home))
+            self._tell("pushed", f"{order.by} sent code {order.code[:8]} ({why}): it is checked.", now, said)
         elif what in ("promote", "reject") and life and trial and order.release in (None, trial.release):
             if what == "promote":
                 life.promote(now, f"{order.by} said so: {why}", said)
@@ -306,3 +327,101 @@ class Controller:
             self.chronicle.tell("failed", f"The first training failed: {exc}", at=self.clock(), body=body)
             self.chronicle.write()
             self.say(f"The first training failed; it is tried again when there are other rows or other code: {exc}")
+
+    # ------------------------------------------------------------ new code
+
+    def _follow(self) -> None:
+        """Check new code, and bring into a trial what passes. Nothing is done before there is a release to hold it against."""
+        life, follower = self.life, self.follower
+        if life is None or not life.crowned:
+            return
+        mark = (follower.tip() or "") if follower else self.mark
+        if follower and mark is not None and mark != self.mark:
+            self._pushed(follower, mark)
+        if self.proposed is not None and self.clock() >= self.pauses.get(_CODE, (self.clock(), _FIRST_PAUSE))[0]:
+            self._try_code(life, Proposal(**{**self.proposed, "home": self.ctx.home}))
+
+    def _pushed(self, follower: Follower, mark: str) -> None:
+        """Take note of new code. What is there when the loop first looks is what it begins with."""
+        before, self.mark = self.mark, mark
+        now = self.clock()
+        if before is None:
+            pass
+        elif not mark:
+            self._tell("pushed", "The branch that is followed is gone; the release goes on.", now, {"mark": None})
+        else:
+            said = {"mark": mark, "before": before}
+            try:
+                proposal = follower.proposal(mark)
+            except (InvalidInput, NotFound) as exc:
+                self._tell("refused", f"{follower.told(mark, before)} can't be read: {exc}", now, said | exc.document())
+            else:
+                news = proposal.code != self.ctx.code
+                what = "It is checked." if news else "Nothing of the app differs."
+                self._tell("pushed", f"{follower.told(mark, before)}. {what}", now, said | {"code": proposal.code})
+                self.proposed = None
+                if news:
+                    self._propose(proposal)
+        self.chronicle.write()
+
+    def _propose(self, proposal: Proposal) -> None:
+        self.proposed = {"code": proposal.code, "name": proposal.name, "commit": proposal.commit}
+
+    def _try_code(self, life: Life, proposal: Proposal) -> None:
+        store = self.ctx.store
+        champion = KeptRelease(store, life.release, store.release_document(life.release))
+        base = Base(ctx=self.ctx, release=champion, name=f"the champion {life.release[:8]}")
+        try:
+            checked = self.run(
+                check(
+                    store,
+                    proposal,
+                    base,
+                    now=self.clock(),
+                    past=life.past,
+                    stop=life.known,
+                    number=life.number + 1,
+                    requests=life.settings.requests,
+                )
+            )
+            self.run(self._judged(life, checked))
+        except (Unavailable, Conflict) as exc:
+            if isinstance(exc, Conflict):
+                raise
+            pause = min(2 * self.pauses[_CODE][1], _LONGEST_PAUSE) if _CODE in self.pauses else _FIRST_PAUSE
+            self.pauses[_CODE] = (self.clock() + pause, pause)
+            self.say(f"Checking {proposal.name} came to nothing, again in {pause.total_seconds():.0f} s: {exc}")
+            return
+        self.pauses.pop(_CODE, None)
+        self.chronicle.write()
+
+    def _judged(self, life: Life, checked: Checked) -> Steps[None]:
+        """Act on what a check found."""
+        self.proposed = None
+        now, new = self.clock(), checked.candidate
+        told = {"check": checked.key, "steps": [[step.name, step.status, step.sentence] for step in checked.steps]}
+        if not checked.passed:
+            self.say(checked.sentence)
+            self.chronicle.tell("refused", checked.sentence, at=now, body=told, refs=checked.refs)
+        elif new is None or new.trained is None:
+            self.chronicle.tell("checked", checked.sentence, at=now, body=told, refs=checked.refs)
+        elif new.same_answers:
+            life.rename(new.id, new.trained, (*new.refs, *checked.refs), now, checked.sentence)
+        else:
+            tested = new.tested
+            champion, settings, known, number = life.champion, life.settings, life.known, life.number + 1
+            evidence = (
+                tested.pairs
+                if tested
+                else (yield from pairs(life.past, settings, champion, new.trained, stop=known, number=number))
+            )
+            candidate = Candidate(
+                release=new.id,
+                trained=new.trained,
+                refs=(*new.refs, *checked.refs),
+                pairs=evidence,
+                started=known,
+                sentence=checked.sentence,
+                evidence=told,
+            )
+            life.enter(candidate, now)

@@ -8,7 +8,7 @@ remembers (`loop/memory.py`) from tick to tick: so what happens live is what a r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -457,8 +457,28 @@ class Life:
         self._tell("backtest", f"Backtest passed: it loses {compared}.", now, None, numbers)
         return True
 
+    def rename(self, release: Digest, champion: Trained, refs: tuple[Ref, ...], now: datetime, sentence: str) -> None:
+        """Make a release champion that nobody can tell from the one there is: what is known of that holds for it."""
+        old, self.release = self.release, release
+        self.champion = replace(champion, rows=self.champion.rows)
+        self._who[release] = self.champion
+        self.served = {
+            tick: replace(one, champion=release) if one.champion == old else one for tick, one in self.served.items()
+        }
+        self._tell(
+            "deployed",
+            f"Release {release[:8]} is champion: {sentence}",
+            now,
+            release,
+            {"from": old},
+            refs=refs,
+            roles={"champion": (release, 1.0), "previous": (old, 0.0)},
+        )
+
     def enter(self, candidate: Candidate, now: datetime) -> None:
-        """Bring a release of changed code into its trial."""
+        """Bring a release of changed code into its trial; whoever is on trial makes room for it."""
+        self.reject(now, "superseded", "newer code comes, which learns from the same rows", {})
+        self.number += 1
         self._tell("backtest", candidate.sentence, now, candidate.release, candidate.evidence)
         self._enter(
             now,

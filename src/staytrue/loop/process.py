@@ -14,8 +14,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from staytrue.errors import Conflict, StaytrueError, Unavailable
 from staytrue.kernel.release import Digest
 from staytrue.loop.context import Context, open_context, release_context
 from staytrue.loop.controller import Controller, Ended
+from staytrue.loop.follow import follower
 from staytrue.loop.jobs import drive
 from staytrue.loop.lease import FileBeats, Tenancy
 from staytrue.settings import setting
@@ -80,9 +80,11 @@ class _Process:
     """One controller's life as a process."""
 
     store: Store
-    app_file: Path
+    app: str
+    name: str | None
     owner: str
     clock: Callable[[], datetime]
+    args: argparse.Namespace
     ended: bool = False
     code: int = 0
     _marks: tuple[Any, ...] = ()
@@ -93,46 +95,52 @@ class _Process:
     def run(self) -> int:
         """Until it is told to end, or has to be started again."""
         name = self._name()
-        self._tenancy = Tenancy(self.store.ledger, name, self.owner, FileBeats(self.store.root, name))
+        self._tenancy = tenancy = Tenancy(self.store.ledger, name, self.owner, FileBeats(self.store.root, name))
         slots = int(setting("slots")) or None
         with ProcessPool(self.store.work / "jobs", slots=slots) as pool:
             controller: Controller | None = None
             while not self.ended:
-                if self._tenancy.hold("waits" if controller is None else "looks", wall()):
+                if tenancy.hold("waits" if controller is None else "looks", wall()):
                     if controller is None:
-                        controller = self._controller(pool)
+                        controller = self._controller(pool, tenancy)
                     if self._is_due() and not self._turn(controller):
                         return self.code
                 time.sleep(_LOOK_S)
         return 0
 
     def _name(self) -> str:
-        """The app's name: the store's only one that has a release, else what the app's file says."""
-        with _stderr_on_error():
-            apps = self.store.apps()
-            return apps[0] if len(apps) == 1 else open_context(str(self.app_file), self.store.root).app.name
+        """The app's name: as told, the store's only one, or what the app's file says."""
+        apps = self.store.apps()
+        if self.name or len(apps) == 1:
+            return self.name or apps[0]
+        return open_context(self.app, self.store.root).app.name
 
-    def _controller(self, pool: ProcessPool) -> Controller:
-        tenancy = self._tenancy
-        if tenancy is None:
-            raise Ended
+    def _controller(self, pool: ProcessPool, tenancy: Tenancy) -> Controller:
+        file = self._file()
+        followed = None
+        if not self.args.no_follow:
+            followed = follower(self.store, file, branch=self.args.branch, watch=self.args.watch)
         return Controller(
-            ctx=self._context(),
+            ctx=self._context(tenancy.app, file),
             tenancy=tenancy,
             clock=self.clock,
             wall=wall,
             run=lambda steps: drive({"loop": steps}, pool, stop=self._stop)["loop"],
             say=_say,
+            follower=followed,
         )
 
-    def _context(self) -> Context:
+    def _file(self) -> Path:
+        path, _, _ = self.app.rpartition(":") if not Path(self.app).exists() else (self.app, "", "")
+        return Path(path).resolve()
+
+    def _context(self, app: str, file: Path) -> Context:
         """The app as its champion has it; before there is one, as it stands in the user's folder."""
-        apps = self.store.apps()
-        role = self.store.ledger.role(apps[0], LIVE, "champion") if len(apps) == 1 else None
+        role = self.store.ledger.role(app, LIVE, "champion")
         if role is not None and role.release:
             release = self.store.release_document(Digest(role.release))
-            return release_context(self.store, release, self.app_file.parent)
-        return open_context(str(self.app_file), self.store.root)
+            return release_context(self.store, release, file.parent)
+        return open_context(self.app, self.store.root)
 
     def _is_due(self) -> bool:
         """Whether something moved since the last turn, or a while has passed."""
@@ -207,26 +215,21 @@ def _say(sentence: str) -> None:
     sys.stderr.flush()
 
 
-@contextmanager
-def _stderr_on_error() -> Iterator[None]:
-    try:
-        yield
-    except StaytrueError as exc:
-        _say(str(exc))
-        raise
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a controller until it is told to end; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m staytrue.loop.process")
     parser.add_argument("--store", required=True)
     parser.add_argument("--app-file", required=True)
     parser.add_argument("--owner", default=f"{os.getpid()}-{secrets.token_hex(4)}")
+    parser.add_argument("--name")
     parser.add_argument("--clock")
+    parser.add_argument("--branch")
+    parser.add_argument("--watch", action="store_true")
+    parser.add_argument("--no-follow", action="store_true")
     args = parser.parse_args(argv)
     store = open_store(args.store)
     clock = FileClock(Path(args.clock)) if args.clock else wall
-    process = _Process(store=store, app_file=Path(args.app_file).resolve(), owner=args.owner, clock=clock)
+    process = _Process(store=store, app=args.app_file, name=args.name, owner=args.owner, clock=clock, args=args)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, process.end)
     try:
