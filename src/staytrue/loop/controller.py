@@ -19,6 +19,7 @@ from staytrue.kernel.policy import policy as named_policy
 from staytrue.kernel.release import Digest
 from staytrue.loop.check import check
 from staytrue.loop.checked import Base, Checked
+from staytrue.loop.checked import Candidate as NewRelease
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.comparison import trained_stop
 from staytrue.loop.context import Context
@@ -111,13 +112,12 @@ class Controller:
         self._obey()
         self._answer_trips()
         if not self.paused:
-            self._fetch()
-            self._catch_up()
+            self._work()
             self._follow()
         if self.life is not None:
             self.life.expire(self.clock())
             self.chronicle.write_if_told()
-        return self.life is None or self.life.champion.code == self.ctx.code
+        return self.life is None or not self.life.crowned or self.life.code == self.ctx.code
 
     def _load(self) -> None:
         """Remember, if this is the first turn; and take in what others changed."""
@@ -130,12 +130,12 @@ class Controller:
             self.mark, self.proposed = state.get("mark"), state.get("proposed")
             self.chronicle.count = int(state.get("count", 0))
             self._refresh()
-            if self._table is not None and state.get("life"):
+            if state.get("life"):
                 self._recall(state["life"])
         roles = {role.role: role for role in ledger.roles(app, LIVE)}
         self.chronicle.epochs = {name: role.epoch for name, role in roles.items()}
         champion = roles.get("champion")
-        if champion is not None and champion.release and self._table is not None:
+        if champion is not None and champion.release and not (self.life and self.life.release == champion.release):
             self._adopt(Digest(champion.release))
         self._match_challenger(roles.get("challenger"))
 
@@ -153,6 +153,9 @@ class Controller:
             self.chronicle.write()
 
     def _recall(self, document: Mapping[str, Any]) -> None:
+        """Go on from what was remembered, if that can be read."""
+        if self._table is None:
+            return
         life = self._new_life()
         try:
             recall(life, document)
@@ -175,7 +178,7 @@ class Controller:
 
     def _adopt(self, release: Digest) -> None:
         """Go on with a champion that somebody else made: by hand, before or while this controller runs."""
-        if self.life is not None and self.life.release == release:
+        if self._table is None:
             return
         before, life = self.life, self._new_life()
         document = self.ctx.store.release_document(release)
@@ -205,8 +208,11 @@ class Controller:
             "proposed": self.proposed,
             "count": self.chronicle.count,
             "looked_at": self.clock().isoformat(),
-            "life": remember(self.life) if self.life is not None and self.life.crowned else None,
+            "life": self._remembered(),
         }
+
+    def _remembered(self) -> dict[str, Any] | None:
+        return remember(self.life) if self.life is not None and self.life.crowned else None
 
     # ------------------------------------------------------------ what people say, what guards say
 
@@ -225,7 +231,7 @@ class Controller:
             self.paused = what == "pause"
             done = "paused: nothing is fetched, trained or decided" if self.paused else "resumed"
             self._tell("paused" if self.paused else "resumed", f"{order.by}: the loop is {done} ({why}).", now, said)
-        elif what == "retrain" and life is not None and trial is None:
+        elif what == "retrain" and isinstance(life, Life) and trial is None:
             self.run(life.retrain(now, Decision(retrain=True, why=f"{order.by} asked for it: {why}", numbers=said)))
         elif what == "deploy" and order.code and life is not None:
             self._propose(Proposal(code=order.code, name=f"code {order.code[:8]}", home=self.ctx.home))
@@ -262,6 +268,11 @@ class Controller:
         self.chronicle.tell(kind, sentence, at=now, body=body)
 
     # ------------------------------------------------------------ new rows
+
+    def _work(self) -> None:
+        """What the clock brings: new rows, and the ticks that are over."""
+        self._fetch()
+        self._catch_up()
 
     def _fetch(self) -> None:
         """Ask every source whose next window is over; the labelled one last, so that it finds the others' rows."""
@@ -306,7 +317,7 @@ class Controller:
             return
         life = self.life
         self.run(life.resume())
-        while life.lived < life.past.until and life.champion.code == self.ctx.code:
+        while life.lived < life.past.until and life.code == self.ctx.code:
             self.run(life.tick(life.lived))
             life.by_tick.clear()
             life.timeline.clear()
@@ -368,22 +379,8 @@ class Controller:
         self.proposed = {"code": proposal.code, "name": proposal.name, "commit": proposal.commit}
 
     def _try_code(self, life: Life, proposal: Proposal) -> None:
-        store = self.ctx.store
-        champion = KeptRelease(store, life.release, store.release_document(life.release))
-        base = Base(ctx=self.ctx, release=champion, name=f"the champion {life.release[:8]}")
         try:
-            checked = self.run(
-                check(
-                    store,
-                    proposal,
-                    base,
-                    now=self.clock(),
-                    past=life.past,
-                    stop=life.known,
-                    number=life.number + 1,
-                    requests=life.settings.requests,
-                )
-            )
+            checked = self.run(self._checked(life, proposal))
             self.run(self._judged(life, checked))
         except (Unavailable, Conflict) as exc:
             if isinstance(exc, Conflict):
@@ -395,6 +392,23 @@ class Controller:
         self.pauses.pop(_CODE, None)
         self.chronicle.write()
 
+    def _base(self, life: Life) -> Base:
+        store = self.ctx.store
+        champion = KeptRelease(store, life.release, store.release_document(life.release))
+        return Base(ctx=self.ctx, release=champion, name=f"the champion {life.release[:8]}")
+
+    def _checked(self, life: Life, proposal: Proposal) -> Steps[Checked]:
+        return check(
+            self.ctx.store,
+            proposal,
+            self._base(life),
+            now=self.clock(),
+            past=life.past,
+            stop=life.known,
+            number=life.number + 1,
+            requests=life.settings.requests,
+        )
+
     def _judged(self, life: Life, checked: Checked) -> Steps[None]:
         """Act on what a check found."""
         self.proposed = None
@@ -403,10 +417,20 @@ class Controller:
         if not checked.passed:
             self.say(checked.sentence)
             self.chronicle.tell("refused", checked.sentence, at=now, body=told, refs=checked.refs)
-        elif new is None or new.trained is None:
+        elif new is None:
             self.chronicle.tell("checked", checked.sentence, at=now, body=told, refs=checked.refs)
+        else:
+            yield from self._passed(life, new, checked, told)
+
+    def _passed(self, life: Life, new: NewRelease, checked: Checked, told: Mapping[str, Any]) -> Steps[None]:
+        """Bring a release that passed its check into its place, or into a trial."""
+        now, refs = self.clock(), (*new.refs, *checked.refs)
+        if new.trained is None:
+            self.chronicle.tell(
+                "refused", "An app that trains can't become a plain service on the way.", at=now, body=told
+            )
         elif new.same_answers:
-            life.rename(new.id, new.trained, (*new.refs, *checked.refs), now, checked.sentence)
+            life.rename(new.id, new.trained, refs, now, checked.sentence)
         else:
             tested = new.tested
             champion, settings, known, number = life.champion, life.settings, life.known, life.number + 1
@@ -418,7 +442,7 @@ class Controller:
             candidate = Candidate(
                 release=new.id,
                 trained=new.trained,
-                refs=(*new.refs, *checked.refs),
+                refs=refs,
                 pairs=evidence,
                 started=known,
                 sentence=checked.sentence,

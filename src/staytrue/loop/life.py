@@ -177,6 +177,11 @@ class Life:
         """Whether it has a champion yet."""
         return hasattr(self, "release")
 
+    @property
+    def code(self) -> Digest:
+        """The champion's code."""
+        return self.champion.code
+
     # ------------------------------------------------------------ living
 
     def begin(self) -> Steps[None]:

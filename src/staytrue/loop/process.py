@@ -28,6 +28,7 @@ from staytrue.loop.controller import Controller, Ended
 from staytrue.loop.follow import follower
 from staytrue.loop.jobs import drive
 from staytrue.loop.lease import FileBeats, Tenancy
+from staytrue.loop.service_controller import ServiceController
 from staytrue.settings import setting
 from staytrue.store.ledger import LIVE
 from staytrue.store.store import Store, open_store
@@ -120,8 +121,10 @@ class _Process:
         followed = None
         if not self.args.no_follow:
             followed = follower(self.store, file, branch=self.args.branch, watch=self.args.watch)
-        return Controller(
-            ctx=self._context(tenancy.app, file),
+        ctx = self._context(tenancy.app, file)
+        kind = ServiceController if ctx.app.is_service else Controller
+        return kind(
+            ctx=ctx,
             tenancy=tenancy,
             clock=self.clock,
             wall=wall,
