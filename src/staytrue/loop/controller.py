@@ -349,7 +349,8 @@ class Controller:
         mark = (follower.tip() or "") if follower else self.mark
         if follower and mark is not None and mark != self.mark:
             self._pushed(follower, mark)
-        if self.proposed is not None and self.clock() >= self.pauses.get(_CODE, (self.clock(), _FIRST_PAUSE))[0]:
+        now = self.clock()
+        if self.proposed is not None and now >= self.pauses.get(_CODE, (now, _FIRST_PAUSE))[0]:
             self._try_code(life, Proposal(**{**self.proposed, "home": self.ctx.home}))
 
     def _pushed(self, follower: Follower, mark: str) -> None:
