@@ -16,7 +16,8 @@ from staytrue import testing
 from staytrue.cli.new import make, templates
 from staytrue.errors import InvalidInput, NotFound, StaytrueError
 from staytrue.kernel.rollout import service_steps
-from staytrue.loop.service import service_advice, service_counts
+from staytrue.loop.service import service_advice
+from staytrue.store.counts import answered_rows
 from staytrue.store.ledger import LIVE, Entry, RoleChange
 from staytrue.store.store import open_store
 
@@ -252,7 +253,7 @@ def test_a_release_whose_golden_answers_do_not_hold_is_not_reverted_to(till):
 def counter(till):
     """The till, and a server of it that may be changed."""
     deployed(till)
-    with serving(till.store_path) as server:
+    with serving(till.store_path, "--no-loop") as server:
         yield till, server
 
 
@@ -360,16 +361,23 @@ def test_a_challenger_is_seen_in_shadow_and_canary_by_the_rows_that_it_answers(c
     # What came before the step began says nothing about it.
     assert advice(canary, datetime.now(UTC) + timedelta(hours=1)).move == "stay"
     store = open_store(till.store_path)
-    counts = service_counts(store, "shop", began)
-    now = datetime.now(UTC)
-    body = {"release": waiting, "role": "challenger", "guard": "errors", "rows": 20, "failed": 12}
-    tripped = Entry(app="shop", key="tripped", at=now, kind="tripped", sentence="It fails.", body=body)
-    store.ledger.append([tripped], recorded_at=now)
+    counts = answered_rows(store, "shop", began)
     rows = store.traffic().to_pandas()
     store.close()
     assert set(counts) >= {(champion, "champion"), (waiting, "shadow"), (waiting, "challenger")}
     assert counts[waiting, "challenger"] == int(np.sum((rows["release"] == waiting) & (rows["arm"] == "challenger")))
+    trip(till, waiting, "errors")
     assert (advice(canary).move, advice(canary).evidence["failed"]) == ("reject", 12)
+
+
+def trip(shop, release, guard):
+    """What the front says of a release that it has cut off."""
+    store = open_store(shop.store_path)
+    now = datetime.now(UTC)
+    body = {"release": release, "role": "challenger", "guard": guard, "rows": 20, "failed": 12}
+    entry = Entry(app="shop", key=f"tripped {now}", at=now, kind="tripped", sentence="It fails.", body=body)
+    store.ledger.append([entry], recorded_at=now)
+    store.close()
 
 
 def give(shop, release, share):

@@ -11,8 +11,6 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-
 from staytrue.errors import InvalidInput, StaytrueError
 from staytrue.kernel.release import Digest, Release
 from staytrue.kernel.rollout import Advice, Served, Step, advance_service
@@ -20,12 +18,13 @@ from staytrue.loop.context import Context
 from staytrue.loop.deliver import Delivered, Delivery, champion_epoch, delivery
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.release import examples_answered, golden_of, release_refs
-from staytrue.store import frames, models
+from staytrue.store import models
+from staytrue.store.counts import answered_rows
 from staytrue.store.ledger import LIVE
 from staytrue.store.models import Golden
 from staytrue.store.store import Store
 
-__all__ = ["answers_differ", "deliver_service", "let_in", "service_advice", "service_counts", "service_release"]
+__all__ = ["answers_differ", "deliver_service", "let_in", "service_advice", "service_release"]
 
 
 def service_release(ctx: Context, *, parents: tuple[Digest, ...] = ()) -> Steps[Release]:
@@ -152,7 +151,7 @@ def service_advice(
         over: whether the trial's budget of rows or days is spent.
     """
     tripped = _tripped(store, app, challenger, since)
-    counts = service_counts(store, app, since)
+    counts = answered_rows(store, app, since)
     arm = "shadow" if step.stage == "shadow" else "challenger"
     mine, theirs = counts.get((challenger, arm), 0), counts.get((champion, "champion"), 0)
     failed = int(tripped.get("failed", 0)) if tripped else 0
@@ -163,20 +162,6 @@ def service_advice(
         over=over,
         tripped=str(tripped["guard"]) if tripped else None,
     )
-
-
-def service_counts(
-    store: Store, app: str, since: datetime, until: datetime | None = None
-) -> dict[tuple[str, str], int]:
-    """(release, arm) -> rows of the log that it answered, `since <= at < until`, each counted once."""
-    # Limit: a day's traffic is read as a whole, however short the span. Rows that nobody answered are in no log.
-    counts: dict[tuple[str, str], int] = {}
-    for rows in store.traffic(since, until, app=app).batches():
-        releases, arms = (frames.column(rows, name).values.astype(str) for name in ("release", "arm"))
-        pairs, times = np.unique(np.stack([releases, arms]), axis=1, return_counts=True)
-        for release, arm, n in zip(*pairs.tolist(), times.tolist(), strict=True):
-            counts[release, arm] = counts.get((release, arm), 0) + n
-    return counts
 
 
 def _tripped(store: Store, app: str, release: Digest, since: datetime) -> Mapping[str, Any] | None:

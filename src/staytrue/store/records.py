@@ -30,6 +30,7 @@ from staytrue.store.segment import Segment
 __all__ = [
     "LABEL_SCHEMA",
     "LOGGED",
+    "answered",
     "json_text",
     "label_rows",
     "moments",
@@ -65,6 +66,9 @@ _ANSWERS: Final = msgspec.msgpack.Decoder(list[bytes | None])
 _LABELS: Final = msgspec.msgpack.Decoder(list[tuple[bytes | None, str | int | None, Any, int, int, str]])
 _MOMENT: Final = msgspec.msgpack.Decoder(
     tuple[int, int, msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw, msgspec.Raw]
+)
+_FRAME: Final = msgspec.msgpack.Decoder(
+    tuple[int, int, str, float, list[tuple[msgspec.Raw, int]], msgspec.Raw, msgspec.Raw]
 )
 _NUMBERS: Final = msgspec.json.Decoder(list[float | None])
 _TEXTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -180,6 +184,22 @@ def moments(segment: Segment) -> set[int]:
     """
     try:
         return {_MOMENT.decode(_body(payload)[0])[1] for payload in segment.payloads}
+    except (ValueError, msgspec.MsgspecError, StructError) as exc:
+        raise _unreadable(segment, "predictions", exc) from exc
+
+
+def answered(segment: Segment) -> Iterator[tuple[int, str, int]]:
+    """(when it was admitted, arm, rows answered) of each batch in a segment of predictions; read without its rows.
+
+    Raises:
+        Corrupt: ST712, as `prediction_rows`.
+    """
+    try:
+        for payload in segment.payloads:
+            body, answers = _body(payload)
+            _, at_us, arm, _, requests, *_ = _FRAME.decode(body)
+            given = _ANSWERS.decode(answers)
+            yield at_us, arm, sum(n for (_, n), text in zip(requests, given, strict=True) if text is not None)
     except (ValueError, msgspec.MsgspecError, StructError) as exc:
         raise _unreadable(segment, "predictions", exc) from exc
 

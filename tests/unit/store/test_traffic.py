@@ -22,6 +22,7 @@ from staytrue.kernel.traffic import Label
 from staytrue.store import frames, gc
 from staytrue.store.block import Layout
 from staytrue.store.compaction import compact
+from staytrue.store.counts import answered_rows
 from staytrue.store.labels import Labels
 from staytrue.store.ledger import Entry
 from staytrue.store.records import pack_answers, pack_body
@@ -700,3 +701,49 @@ def test_a_repr_says_what_and_where(busy):
         "<traffic of rates, 2026-03-01 12:00 .. 2026-03-02 12:00, labels known by 2026-03-02 12:00: 18 rows"
     )
     assert said.endswith("in 1 segments>")
+
+
+# -- counting ---------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_counted_by_release_and_arm_from_a_moment_on_as_reading_finds_them(store):
+    other = "b" * 64
+    with log(store) as writer, log(store, release=other) as challenger:
+        batch(writer, NOON, rows(3), texts(1, 2, 3))
+        batch(writer, NOON + SECOND, rows(2), texts(1, 2))
+        batch(
+            writer,
+            NOON + SECOND,
+            rows(3),
+            [b"[1]", None],
+            requests=[(uid(NOON, 5), 1), (uid(NOON, 6), 2)],
+            arm="shadow",
+        )
+        batch(challenger, NOON + SECOND, rows(4), texts(1, 2, 3, 4), arm="challenger")
+        batch(challenger, NOON + timedelta(days=1), rows(5), texts(1, 2, 3, 4, 5), arm="challenger")
+
+        expected = {(RELEASE, "champion"): 2, (RELEASE, "shadow"): 1, (other, "challenger"): 9}
+        while_written = answered_rows(store, APP, NOON + SECOND)
+    closed = answered_rows(store, APP, NOON + SECOND)
+    compact(store, APP, NOON)
+    compacted_ = answered_rows(store, APP, NOON + SECOND)
+    with log(store, release=other) as challenger:
+        batch(challenger, NOON + timedelta(days=1, seconds=1), rows(1), texts(1), arm="challenger")
+        more = answered_rows(store, APP, NOON + timedelta(days=1))
+
+    assert while_written == closed == compacted_ == expected
+    assert more == {(other, "challenger"): 6}
+    read = store.traffic(NOON + SECOND).to_pandas().groupby(["release", "arm"]).size().to_dict()
+    assert read == expected | {(other, "challenger"): 10}
+    assert answered_rows(store, APP, NOON + timedelta(days=2)) == {}
+    assert answered_rows(store, "nobody", NOON) == {}
+
+
+def test_a_segment_that_nobody_has_written_to_since_is_not_opened(store):
+    with log(store) as writer:
+        batch(writer, NOON, rows(1), texts(1))
+    (path,) = segments(traffic_folder(store.root, APP, "predictions"))
+    path.write_bytes(b"this is no segment")
+    os.utime(path, (NOON.timestamp(), NOON.timestamp()))
+
+    assert answered_rows(store, APP, NOON + timedelta(minutes=1)) == {}
