@@ -20,7 +20,7 @@ from staytrue.kernel.policy import Policy, Settings
 from staytrue.kernel.rollout import steps
 from staytrue.kernel.signature import Action, checked_inputs
 
-__all__ = ["App", "Source", "load"]
+__all__ = ["App", "Source", "load", "located"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
@@ -477,6 +477,25 @@ class App:
         return f"App({self.name!r}: data {', '.join(self.sources) or 'none'}{trains}{answers})"
 
 
+def located(where: str) -> tuple[Path, str]:
+    """The file that `PATH[:NAME]` names (a folder means the app.py in it), and the name; nothing is imported.
+
+    Raises:
+        NotFound: ST114, no such file.
+    """
+    path_text, _, name = where.partition(":") if not re.match(r"^[A-Za-z]:[\\/]", where) else (where, "", "")
+    path = Path(path_text).resolve()
+    if path.is_dir():
+        path /= "app.py"
+    if not path.is_file():
+        raise NotFound(
+            "ST114",
+            f"No app at {path}: expected a Python file with an App in it. `staytrue new DIR` makes one.",
+            path=str(path),
+        )
+    return path, name
+
+
 def load(where: str) -> tuple[App, Path]:
     """The App that `PATH[:NAME]` names, and its file. The file's folder goes first on the import path, as for `python FILE`.
 
@@ -484,16 +503,7 @@ def load(where: str) -> tuple[App, Path]:
         NotFound: ST114, no such file, or no App of that name in it.
         InvalidInput: ST115, the file does not import, or holds several Apps and no NAME was given.
     """
-    path_text, _, name = where.partition(":") if not re.match(r"^[A-Za-z]:[\\/]", where) else (where, "", "")
-    path = Path(path_text).resolve()
-    if path.is_dir():
-        path = path / "app.py"
-    if not path.is_file():
-        raise NotFound(
-            "ST114",
-            f"No app at {path}: expected a Python file with an App in it. `staytrue new DIR` makes one.",
-            path=str(path),
-        )
+    path, name = located(where)
     module = _import(path)
     apps = {n: v for n, v in vars(module).items() if isinstance(v, App)}
     if name:
@@ -505,7 +515,7 @@ def load(where: str) -> tuple[App, Path]:
     if len({id(a) for a in apps.values()}) != 1:
         found = ", ".join(apps) or "none"
         raise InvalidInput(
-            "ST115", f"{path} should hold one App; found {found}. Say which: --app {path_text}:NAME.", path=str(path)
+            "ST115", f"{path} should hold one App; found {found}. Say which: --app {path.name}:NAME.", path=str(path)
         )
     return next(iter(apps.values())).check(), path
 

@@ -38,7 +38,18 @@ SETTINGS: Mapping[str, Setting] = {
     "fork": Setting(
         variable="STAYTRUE_FORK", default="", what="1: jobs are forked, 0: each starts anew; empty: what is safe"
     ),
+    "test": Setting(
+        variable="STAYTRUE_TEST",
+        default="pytest",
+        what="the command that tests the app, such as 'pytest -q'; none: no tests",
+    ),
     "grace": Setting(variable="STAYTRUE_GRACE", default="24h", what="how long gc leaves an unreferenced object alone"),
+    "reserve": Setting(
+        variable="STAYTRUE_RESERVE",
+        default="64",
+        what="MiB of disk kept aside for ledger and gc; 0 = none",
+        form=r"\d{1,6}",
+    ),
 }
 
 

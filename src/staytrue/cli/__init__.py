@@ -18,6 +18,8 @@ VERBS = {
     "new": "a new app from a template, with its test",
     "fetch": "ask the sources for new rows and hold them against their contract",
     "train": "train now, through the same gates",
+    "check": "what CI runs on a change: tests, contract, backtest; a Markdown report",
+    "deploy": "check the present code and send it",
     "replay": "policies side by side over the past: loss, retrains, bad days, cost",
     "up": "serve the champion, log every prediction, join the labels, until Ctrl-C",
     "predict": "score a Parquet file of any size, in bounded memory; goes on after a kill",

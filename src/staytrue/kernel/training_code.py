@@ -26,7 +26,7 @@ from staytrue.errors import InvalidInput
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-__all__ = ["Seen", "normal_form", "seen_by_training"]
+__all__ = ["Seen", "changes_nothing", "normal_form", "seen_by_training"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,28 @@ def normal_form(tree: ast.AST) -> str:
         else:
             pending.extend(reversed(list(_written(here))))
     return "".join(written)
+
+
+def changes_nothing(path: str, old: bytes | None, new: bytes | None) -> bool:
+    """Whether a change of one file can change no answer: it is documentation or a test, or only comments and layout differ.
+
+    Args:
+        old, new: its bytes; None where there is no such file.
+
+    Example:
+        >>> changes_nothing("app.py", b"x = 1", b"x = (1)  # one"), changes_nothing("app.py", b"x = 1", b"x = 2")
+        (True, False)
+        >>> changes_nothing("README.md", None, b"# New"), changes_nothing("cities.csv", b"a", b"b")
+        (True, False)
+    """
+    if _is_left_out(path) or _is_test(path):
+        return True
+    if not path.endswith(".py") or old is None or new is None:
+        return False
+    try:
+        return normal_form(ast.parse(old)) == normal_form(ast.parse(new))
+    except (SyntaxError, ValueError):
+        return False
 
 
 # Fields that say where a name stands or how it was written, not what the code does.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from staytrue.errors import Conflict, StaytrueError
 from staytrue.kernel.release import Digest, Release
+from staytrue.loop.comparison import NEW_ROWS, Comparison, as_it_was, compared, trained_stop, without_newest
 from staytrue.loop.context import Context
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.past import Past
-from staytrue.loop.release import checked_out, golden_of, kept, new_release, release_refs, same_answers
+from staytrue.loop.release import answered_release, checked_out, kept, same_answers
 from staytrue.loop.train import Trained, train
-from staytrue.loop.trial import inputs, pairs
+from staytrue.loop.trial import inputs
 from staytrue.store.ledger import LIVE, Entry, Ref, RoleChange, RoleName
 from staytrue.store.store import KeptRelease
 
@@ -29,9 +30,6 @@ __all__ = [
     "train_by_hand",
     "trained_stop",
 ]
-
-_NEW_ROWS = 100
-"""Fewer labelled rows since the champion's training than this say nothing about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +51,6 @@ class Delivered:
             "sentence": self.sentence,
             "evidence": dict(self.evidence),
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """How a release is held against the champion: who answers for both, from which tick on.
-
-    `held_out` is the first tick whose labels neither was trained on. `servers` answer for champion and release where these
-    themselves can't be compared (a backtest without the newest rows).
-    """
-
-    held_out: int
-    servers: tuple[Trained, Trained] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +87,15 @@ class Delivery:
         known = next((event for event in before if event.key == key), None)
         if known is not None:
             return self._out(known.body["verdict"], known.sentence, known.body["evidence"])
-        if past.rows(how.held_out, past.until) < _NEW_ROWS:
+        if past.rows(how.held_out, past.until) < NEW_ROWS:
             rows = past.rows(how.held_out, past.until)
-            why = f"{rows} labelled rows are newer than what both were trained on, {_NEW_ROWS} are needed; --now skips the trial"
+            why = f"{rows} labelled rows are newer than what both were trained on, {NEW_ROWS} are needed; --now skips the trial"
             return self.kept_out(key, "undecided", why, {"rows": rows})
         old, new = how.servers or (checked_out(self.ctx, self.champion.release), checked_out(self.ctx, self.release))
-        yield from past.answered([old, new], how.held_out, past.until)
         trials = self.ctx.store.ledger.events(self.ctx.app.name, LIVE, kinds=["promoted", "rejected", "tried"])
-        evidence = yield from pairs(past, self.ctx.app.settings, old, new, stop=how.held_out, number=1 + len(trials))
-        for tick in range(how.held_out, past.until):
-            evidence = evidence.seen(past, tick, past.losses(new, tick) - past.losses(old, tick))
-        found = evidence.judged()
+        settings, number = self.ctx.app.settings, 1 + len(trials)
+        tested = yield from compared(past, settings, (old, new), cut=how.held_out, stop=past.until, number=number)
+        found = tested.judgement
         if found.verdict in ("better", "not_worse"):
             return self._promoted(
                 found.verdict, f"Release {self.id[:8]} is champion: {found.sentence}.", found.evidence
@@ -179,14 +163,6 @@ def champion_epoch(ctx: Context) -> int:
     return _epoch(ctx, "champion")
 
 
-def trained_stop(ctx: Context, release: Release, past: Past) -> int:
-    """The release's model was trained on ticks before this one. Raises NotFound: ST865, it has no model."""
-    _, recipe = release.trained()
-    table = ctx.store.recipe(recipe).tables[past.spec.name]
-    until = ctx.store.table_by_id(table).table.until
-    return sum(t.part.until <= until for t in past.ticks) if until else 0
-
-
 def _epoch(ctx: Context, name: RoleName) -> int:
     role = ctx.store.ledger.role(ctx.app.name, LIVE, name)
     return role.epoch if role else 0
@@ -235,12 +211,7 @@ def _trained_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Deli
     epoch, champion = champion_epoch(ctx), ctx.store.champion(ctx.app.name)
     if champion is not None and trained.model == champion.release.model and ctx.code == champion.release.code:
         return None, trained
-    id_, refs = new_release(ctx, trained, scores={}, parents=(champion.id,) if champion else ())
-    release = ctx.store.release_document(id_)
-    if not trained.ran:
-        # Its golden answers are those of the code under which it was trained.
-        release = replace(release, golden=(yield from golden_of(ctx, replace(release, golden=None))))
-        refs = (*release_refs(ctx, release), *(r for r in refs if r.kind != "release"))
+    release, refs = yield from answered_release(ctx, trained, parents=(champion.id,) if champion else ())
     case = delivery(ctx, release, refs, kind="trained", epoch=epoch)
     if case.champion is None or now:
         first = "the first release: nothing to compare it with yet"
@@ -253,29 +224,6 @@ def _trained_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Deli
     if trained.model == case.champion.release.model:
         held_out = past.back(past.until, ctx.app.settings.holdout, not_before=0)
         return (yield from case.tried(past, Comparison(held_out=held_out))), trained
-    how = yield from _without_newest(ctx, case.champion, past)
+    champions = case.champion.release
+    how = yield from without_newest(ctx, past, past.until, old=as_it_was(ctx, champions), release=champions)
     return (yield from case.tried(past, how)), trained
-
-
-def _without_newest(ctx: Context, champion: KeptRelease, past: Past) -> Steps[Comparison]:
-    """Champion and challenger as they are without the newest rows.
-
-    Where enough rows came since the champion's training, it is the champion itself; else its own code is trained without
-    them too, for a champion that has seen the answers is no measure.
-    """
-    settings = ctx.app.settings
-    stop = trained_stop(ctx, champion.release, past)
-    came = past.rows(stop, past.until)
-    if came >= 2 * _NEW_ROWS:
-        cut = past.back(past.until, min(settings.holdout, came // 2), not_before=stop)
-        old = checked_out(ctx, champion.release)
-    else:
-        cut = past.back(past.until, min(settings.holdout, past.rows(0, past.until) // 5), not_before=1)
-        old = yield from train(_as_it_was(ctx, champion.release), inputs(past, 0, cut))
-    new = yield from train(ctx, inputs(past, 0, cut))
-    return Comparison(held_out=cut, servers=(old, new))
-
-
-def _as_it_was(ctx: Context, release: Release) -> Context:
-    tree = checked_out(ctx, release).entry.parent
-    return replace(ctx, code=release.code, training_code=release.training_code, tree=tree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from staytrue.store.ledger import Ref
 from staytrue.store.models import Golden
 
 __all__ = [
+    "answered_release",
     "checked_out",
     "checked_out_code",
     "examples_answered",
@@ -50,6 +52,19 @@ def new_release(
         parents=parents,
     )
     return kept(ctx, release), (*release_refs(ctx, release), *trained.refs)
+
+
+def answered_release(
+    ctx: Context, trained: Trained, *, scores: Mapping[str, float] | None = None, parents: tuple[Digest, ...] = ()
+) -> Steps[tuple[Release, tuple[Ref, ...]]]:
+    """The release that this code and a training make, and the references that keep it, its golden rows answered by this code."""
+    id_, refs = new_release(ctx, trained, scores=scores or {}, parents=parents)
+    release = ctx.store.release_document(id_)
+    if not trained.ran:
+        # The golden answers that came with the model are those of the code under which it was trained.
+        release = replace(release, golden=(yield from golden_of(ctx, replace(release, golden=None))))
+        refs = (*release_refs(ctx, release), *(r for r in refs if r.kind != "release"))
+    return release, refs
 
 
 def kept(ctx: Context, release: Release) -> Digest:

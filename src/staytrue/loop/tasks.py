@@ -25,12 +25,14 @@ from staytrue.errors import InvalidInput, StaytrueError
 from staytrue.kernel.contract import SourceSpec
 from staytrue.kernel.examples import example_signature
 from staytrue.kernel.release import Digest
+from staytrue.loop.described import document_of
 from staytrue.store import frames, models, tables
 from staytrue.store.objects import LocalObjects
 
 __all__ = [
     "answer",
     "checked_answers",
+    "describe",
     "example_rows",
     "examples",
     "fetch",
@@ -38,6 +40,7 @@ __all__ = [
     "plain_answers",
     "predictable",
     "prepare",
+    "reply",
     "train",
 ]
 
@@ -192,6 +195,27 @@ def example_rows(app: App) -> frames.Rows:
     rows = frames.to_rows(app.examples, doing="read @app.predict(examples=...)")
     example_signature(frames.schema(rows), app.examples, inputs=app.input_actions)
     return rows
+
+
+def describe(payload: Mapping[str, Any], _outbox: Path) -> dict[str, Any]:
+    """What the app declares (`loop/described.py`): that it imports at all is seen here."""
+    return document_of(_app(payload["entry"]))
+
+
+def reply(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
+    """A release's answers to rows as requests gave them, each a list of one; an error document where it has no answer."""
+    app = _app(payload["entry"])
+    model = None
+    if payload["model"] is not None:
+        key = Path(payload["key"]).read_bytes()
+        model = models.load(_objects(payload["store"]), Digest(payload["model"]), payload["seal"], key, app.loader)
+    rows = frames.read_parquet(_objects(payload["store"]).get(Digest(payload["rows"])))
+    try:
+        answers: list[Any] = [[one] for one in _answers(app, model, rows)]
+    except StaytrueError:
+        answers = [_alone(app, model, rows.slice(row, 1)) for row in range(rows.num_rows)]
+    (outbox / "answers").write_bytes(msgspec.msgpack.encode(answers))
+    return {"file": "answers", "rows": len(answers)}
 
 
 # ---------------------------------------------------------------- what training and predictions see
