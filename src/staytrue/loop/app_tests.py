@@ -58,10 +58,17 @@ def tested(ctx: Context, command: str) -> Steps[tuple[Step, tuple[Ref, ...]]]:
     if argv[0] == "pytest" and exit_code == _NO_TESTS:
         return skipped("tests", f"`{command}` found none.", numbers), refs
     if exit_code != 0:
-        raise StepFailedError(f"`{command}` {_how(ctx, exit_code)}.", {**numbers, "tail": result["tail"][-_TAIL:]})
-    last = next((line for line in reversed(result["tail"].splitlines()) if line.strip()), "")
-    said = f": {last.strip(' =')[:200]}" if last else ""
+        which = next((f" ({line[:200]})" for line in result["tail"].splitlines() if line.startswith("FAILED ")), "")
+        text = f"`{command}` {_how(ctx, exit_code)}{_last_line(result['tail'])}{which}."
+        raise StepFailedError(text, {**numbers, "tail": result["tail"][-_TAIL:]})
+    said = _last_line(result["tail"])
     return Step(name="tests", status="passed", sentence=f"`{command}` passed{said}.", numbers=numbers), refs
+
+
+def _last_line(text: str) -> str:
+    """What a test runner sums up with."""
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    return f": {last.strip(' =')[:200]}" if last else ""
 
 
 def _words(command: str) -> list[str]:
