@@ -19,7 +19,7 @@ from staytrue.kernel.admission import Admission, admission, not_after
 from staytrue.kernel.duration import duration
 from staytrue.kernel.policy import Decision, Known, Policy, Settings, decide
 from staytrue.kernel.release import Digest
-from staytrue.kernel.rollout import Move, Step, advance, in_canary, moved, steps
+from staytrue.kernel.rollout import Step, in_canary, moved, steps
 from staytrue.kernel.schedule import quiet
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
@@ -543,16 +543,8 @@ class Life:
         trial = self.trial
         if trial is None or not trial.live_rows:
             return
-        judgement = trial.pairs.judged()
-        live = trial.live.judged()
-        verdict = judgement.verdict
-        if live.verdict == "worse":
-            judgement, verdict = live, "worse"
-        elif trial.last and verdict in ("better", "not_worse") and trial.live.mean > trial.live.margin:
-            verdict = "undecided"  # the backtest speaks for it, the live rows against: wait for more
         days = (now - self.now(trial.started - 1)) / _DAY
-        over = days >= self.settings.trial_days or trial.live_rows >= self.settings.trial_rows
-        move: Move = advance(verdict=verdict, rows=trial.step_rows, needed=trial.step.rows, last=trial.last, over=over)
+        move, verdict, judgement = trial.advised(self.settings, days=days)
         numbers = {
             "verdict": verdict,
             "live_rows": trial.live_rows,
@@ -566,8 +558,7 @@ class Life:
             self._proven(judgement.sentence, numbers, now)
         elif move == "pass":
             moved(trial.step.stage, "pass", trial.steps[trial.at + 1].stage)
-            trial.at += 1
-            trial.step_rows = 0
+            trial.up()
             self._tell_step(now)
 
     def _proven(self, sentence: str, numbers: Mapping[str, Any], now: datetime) -> None:

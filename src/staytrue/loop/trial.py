@@ -12,8 +12,8 @@ from staytrue.kernel.duration import duration
 from staytrue.kernel.evidence import Differences, fold
 from staytrue.kernel.policy import Settings
 from staytrue.kernel.release import Digest
-from staytrue.kernel.rollout import Step
-from staytrue.kernel.trial import Judgement, judge, spend
+from staytrue.kernel.rollout import Move, Step, advance
+from staytrue.kernel.trial import Judgement, Verdict, judge, spend
 from staytrue.loop.jobs import Steps
 from staytrue.loop.past import Past
 from staytrue.loop.train import Trained, train
@@ -155,6 +155,27 @@ class Trial:
     def last(self) -> bool:
         """Whether the next move up is to champion."""
         return self.at == len(self.steps) - 1
+
+    def advised(self, settings: Settings, *, days: float) -> tuple[Move, Verdict, Judgement]:
+        """What comes next, the verdict that says so, and the judgement behind it.
+
+        Args:
+            days: since the trial began.
+        """
+        judgement, live = self.pairs.judged(), self.live.judged()
+        verdict = judgement.verdict
+        if live.verdict == "worse":
+            judgement, verdict = live, "worse"
+        elif self.last and verdict in ("better", "not_worse") and self.live.mean > self.live.margin:
+            verdict = "undecided"  # the backtest speaks for it, the live rows against: wait for more
+        over = days >= settings.trial_days or self.live_rows >= settings.trial_rows
+        move = advance(verdict=verdict, rows=self.step_rows, needed=self.step.rows, last=self.last, over=over)
+        return move, verdict, judgement
+
+    def up(self) -> None:
+        """On to the next step."""
+        self.at += 1
+        self.step_rows = 0
 
     def seen(self, past: Past, tick: int, challenger: np.ndarray, champion: np.ndarray) -> None:
         """Both releases answered one more tick."""
