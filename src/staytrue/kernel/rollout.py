@@ -106,27 +106,28 @@ def _unreadable(plan: str, part: str) -> InvalidInput:
     )
 
 
-def advance(*, verdict: str, rows: int, needed: int, last: bool, over: bool) -> Move:
+def advance(*, verdict: str, rows: int, needed: int, proof: bool, over: bool) -> Move:
     """What a judgement means for a challenger in shadow or canary.
 
-    `worse` rejects at once. No evidence never promotes: the last step is left only with `better` or `not_worse`; a trial that
-    is over (its budget of rows or days is spent) without one is rejected.
+    `worse` rejects at once. No evidence never promotes, nor lets a canary grow: such a step is left only with `better` or
+    `not_worse`. So whoever has proven nothing is shown to the first canary's share at most. A trial that is over (its budget
+    of rows or days is spent) without a verdict is rejected.
 
     Args:
         verdict: `better`, `not_worse`, `worse` or `undecided`.
         rows: rows that this step has seen.
         needed: rows that this step lasts at least.
-        last: whether the next move up is to champion.
+        proof: whether the next move up has to be earned: to a larger share of the traffic than a canary's, or to champion.
         over: whether the trial's budget is spent.
 
     Example:
-        >>> advance(verdict="undecided", rows=500, needed=100, last=True, over=False)
+        >>> advance(verdict="undecided", rows=500, needed=100, proof=True, over=False)
         'stay'
     """
     if verdict == "worse":
         return "reject"
     proven = verdict in ("better", "not_worse")
-    if rows >= needed and (proven or not last):
+    if rows >= needed and (proven or not proof):
         return "pass"
     return "reject" if over and not proven else "stay"
 

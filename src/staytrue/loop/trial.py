@@ -164,12 +164,13 @@ class Trial:
         """
         judgement, live = self.pairs.judged(), self.live.judged()
         verdict = judgement.verdict
+        proof = self.last or self.step.stage == "canary"
         if live.verdict == "worse":
             judgement, verdict = live, "worse"
-        elif self.last and verdict in ("better", "not_worse") and self.live.mean > self.live.margin:
+        elif proof and verdict in ("better", "not_worse") and self.live.mean > self.live.margin:
             verdict = "undecided"  # the backtest speaks for it, the live rows against: wait for more
         over = days >= settings.trial_days or self.live_rows >= settings.trial_rows
-        move = advance(verdict=verdict, rows=self.step_rows, needed=self.step.rows, last=self.last, over=over)
+        move = advance(verdict=verdict, rows=self.step_rows, needed=self.step.rows, proof=proof, over=over)
         return move, verdict, judgement
 
     def up(self) -> None:

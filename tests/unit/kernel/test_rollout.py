@@ -47,27 +47,27 @@ def test_a_plan_that_can_not_be_followed_is_refused(plan):
 
 
 @pytest.mark.parametrize("rows", [0, 50, 500])
-@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("proof", [True, False])
 @pytest.mark.parametrize("over", [True, False])
-def test_worse_rejects_at_once(rows, last, over):
-    assert advance(verdict="worse", rows=rows, needed=100, last=last, over=over) == "reject"
+def test_worse_rejects_at_once(rows, proof, over):
+    assert advance(verdict="worse", rows=rows, needed=100, proof=proof, over=over) == "reject"
 
 
 @pytest.mark.parametrize("rows", [0, 100, 10**9])
 @pytest.mark.parametrize("verdict", ["undecided", "nonsense", ""])
 def test_no_evidence_never_promotes(rows, verdict):
-    assert advance(verdict=verdict, rows=rows, needed=100, last=True, over=False) == "stay"
-    assert advance(verdict=verdict, rows=rows, needed=100, last=True, over=True) == "reject"
+    assert advance(verdict=verdict, rows=rows, needed=100, proof=True, over=False) == "stay"
+    assert advance(verdict=verdict, rows=rows, needed=100, proof=True, over=True) == "reject"
 
 
 @pytest.mark.parametrize("verdict", ["better", "not_worse"])
 def test_evidence_promotes_once_the_step_has_lasted(verdict):
-    assert advance(verdict=verdict, rows=99, needed=100, last=True, over=False) == "stay"
-    assert advance(verdict=verdict, rows=100, needed=100, last=True, over=True) == "pass"
+    assert advance(verdict=verdict, rows=99, needed=100, proof=True, over=False) == "stay"
+    assert advance(verdict=verdict, rows=100, needed=100, proof=True, over=True) == "pass"
 
 
-def test_a_step_that_is_not_the_last_is_left_without_a_verdict():
-    assert advance(verdict="undecided", rows=100, needed=100, last=False, over=False) == "pass"
+def test_a_shadow_is_left_without_a_verdict():
+    assert advance(verdict="undecided", rows=100, needed=100, proof=False, over=False) == "pass"
 
 
 def test_only_moves_of_the_table_are_made():
