@@ -137,7 +137,7 @@ def _front(options: Options, listening: socket.socket, known: _Known, screen: Sc
                 _told(app, url, champion, screen)
             line.tell({"is": "answers"})
 
-        return run_front(options, listening, line, say=screen.note, ready=ready)
+        return run_front(options, listening, line, say=screen.note, ready=ready, again=known.announced)
 
     return Child(
         name="front",

@@ -38,8 +38,6 @@ Notice: TypeAlias = dict[str, Any]
 resolved), `why`, `restarts`, `at` (seconds since 1970)."""
 
 _LOOK_S: Final = 0.5
-_STEADY_S: Final = 5.0
-"""A child that was up for so long is well again."""
 _AT_ONCE_S: Final = 1.0
 """One that ends within this after its first sign of life has ended at once."""
 _PAUSE_S: Final = 0.2
@@ -160,6 +158,7 @@ class Keeper:
         say: called with a sentence whenever one died, and when it is well again.
         told: name of the child that is given the notices, those from before it was there too: it may get one twice.
         ending: called once, when the end begins.
+        steady_s: a child that was up for so long is well again.
     """
 
     def __init__(
@@ -169,9 +168,10 @@ class Keeper:
         say: Callable[[str], None],
         told: str = "",
         ending: Callable[[], None] = lambda: None,
+        steady_s: float = 5.0,
     ) -> None:
         self._kept = [_Kept(child=child) for child in children]
-        self._say, self._told, self._ending = say, told, ending
+        self._say, self._told, self._ending, self._steady_s = say, told, ending, steady_s
         self._id = secrets.token_hex(6)
         self._notices: list[Notice] = []
         self._incidents = 0
@@ -220,8 +220,8 @@ class Keeper:
 
     def _look_after(self, one: _Kept, now_s: float) -> None:
         if one.pid:
-            found, status = os.waitpid(one.pid, os.WNOHANG)
-            if found:
+            status = one.reaped()
+            if status is not None:
                 self._read(one, now_s)  # its last words
                 self._ended(one, os.waitstatus_to_exitcode(status), now_s)
         if one.pid:
@@ -240,14 +240,15 @@ class Keeper:
             if now_s - self._ends_s > child.grace_s:
                 one.kill()
             return
-        patience_s = child.silent_s if one.up_s else child.starts_s
+        # One that is stopped while it starts is not busy with starting.
+        patience_s = child.silent_s if one.up_s or one.is_stopped else child.starts_s
         if now_s - one.sign_s > patience_s and not one.killed:
             one.killed = f"gave no sign of life for {patience_s:g} s"
             one.kill()
-        elif one.up_s and now_s - one.up_s > _STEADY_S:
+        elif one.up_s and now_s - one.up_s > self._steady_s:
             one.deaths = 0
             if one.incident:
-                self._notice(one, "resolved", f"has been up for {_STEADY_S:g} s again")
+                self._notice(one, "resolved", f"has been up for {self._steady_s:g} s again")
                 one.incident = one.restarts = 0
 
     # ------------------------------------------------------------ what children do
@@ -350,6 +351,7 @@ class _Kept:
     sign_s: float = 0.0
     up_s: float = 0.0
     up_ever: bool = False
+    is_stopped: bool = False
     due_s: float = 0.0
     deaths: int = 0
     incident: int = 0
@@ -380,7 +382,8 @@ class _Kept:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         ours.setblocking(False)
-        self.pid, self.line, self.sign_s, self.up_s, self.killed, self._heard = pid, ours, now_s, 0.0, "", b""
+        self.pid, self.line, self.sign_s, self.up_s = pid, ours, now_s, 0.0
+        self.is_stopped, self.killed, self._heard = False, "", b""
         self.sign = self.child.sign(pid)
 
     def said(self) -> Iterator[dict[str, Any]]:
@@ -409,6 +412,15 @@ class _Kept:
         if self.line is not None:
             with contextlib.suppress(OSError):
                 self.line.send(json.dumps(document).encode() + b"\n")
+
+    def reaped(self) -> int | None:
+        """The wait status with which it ended; None: it has not. Sees also whether it is stopped."""
+        found, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+        if found and not (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
+            return status
+        if found:
+            self.is_stopped = os.WIFSTOPPED(status)
+        return None
 
     def ask_to_end(self) -> None:
         if self.pid:

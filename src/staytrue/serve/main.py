@@ -30,6 +30,7 @@ __all__ = ["Options", "declared_name", "run_front"]
 
 _ASK_AGAIN_S: Final = 0.1
 _BEAT_S: Final = 0.5
+_PATIENCE_S: Final = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ def run_front(
     *,
     say: Callable[[str], None],
     ready: Callable[[str, str, Supervisor], None],
+    again: bool = False,
 ) -> int:
     """Serve until SIGTERM, and until what is under way then is answered; 0.
 
@@ -72,6 +74,7 @@ def run_front(
 
     Args:
         ready: called with the address, the app and the champion, once it can answer.
+        again: another front has answered before: whoever comes now waits for this one, and is not told that it starts.
 
     Raises:
         NotFound: ST772, no release and nobody who would make one. And as `open_store`, `Store.app`, `Gate`.
@@ -80,7 +83,7 @@ def run_front(
 
     begun = start_worker(options.root, threads=options.threads) if (options.root / "ledger.db").exists() else None
     try:
-        _serve(options, listening, line, begun, say=say, ready=ready)
+        _serve(options, listening, line, begun, say=say, ready=ready, again=again)
     finally:
         if begun is not None:
             _end(begun)
@@ -95,6 +98,7 @@ def _serve(
     *,
     say: Callable[[str], None],
     ready: Callable[[str, str, Supervisor], None],
+    again: bool,
 ) -> None:
     from staytrue.serve.gate import Gate
     from staytrue.serve.limits import Certificate, ServerLimits
@@ -133,6 +137,7 @@ def _serve(
         else None,
         ready=lambda url, champion: ready(url, app, champion),
         beside=lambda: _beside(line, service, say),
+        patience_s=_PATIENCE_S if again and ahead is not None else 0.0,
     )
     store.close()
 
@@ -148,7 +153,7 @@ def _app(store: Store, options: Options, line: Line) -> str:
             return known[0]
         if known:
             return store.app(None)  # which says that they are several
-        if not line.beat():
+        if not line.tell({"is": "empty"}):
             os._exit(1)
         time.sleep(_ASK_AGAIN_S)
     return declared

@@ -7,9 +7,11 @@ import contextlib
 import gc
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
+from uvicorn.lifespan.on import LifespanOn
 
 from staytrue.serve.connection import Connection, sweep
 from staytrue.serve.front import Front
@@ -34,6 +36,7 @@ def serve(
     certificate: Certificate | None,
     ready: Callable[[str, Supervisor], None],
     beside: Callable[[], Coroutine[Any, Any, None]],
+    patience_s: float = 0.0,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, and until what is under way then is answered.
 
@@ -41,9 +44,14 @@ def serve(
         listening: bound already.
         ready: called with the address and the champion, once it can answer.
         beside: gives what runs beside the server, as long as it does.
+        patience_s: let nobody in until somebody can answer, but no longer than this: who comes meanwhile waits in the
+            socket's queue, and would be told to come again otherwise.
     """
     Connection.most = max(16, min(service.limits.connections, most_descriptors() - _OWN_DESCRIPTORS))
-    server = _Server(_config(Front(service, service.gate), service.limits, certificate), service.limits)
+    config = _config(Front(service, service.gate), service.limits, certificate)
+    config.load()
+    config.lifespan_class = partial(_Lifespan, service=service, patience_s=patience_s)
+    server = _Server(config, service.limits)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_served(server, service, listening, ready, beside))
 
@@ -65,6 +73,20 @@ def _config(front: Any, limits: ServerLimits, certificate: Certificate | None) -
         ssl_certfile=certificate.cert if certificate else None,
         ssl_keyfile=certificate.key if certificate else None,
     )
+
+
+class _Lifespan(LifespanOn):
+    """uvicorn's start of the application, which ends when somebody can answer."""
+
+    def __init__(self, config: uvicorn.Config, *, service: Service, patience_s: float) -> None:
+        super().__init__(config)
+        self._service, self._patience_s = service, patience_s
+
+    async def startup(self) -> None:
+        await super().startup()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_s):
+                await self._service.first_champion()
 
 
 class _Server(uvicorn.Server):
