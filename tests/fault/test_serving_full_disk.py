@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import shutil
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from load import Reply, ask, post
-from served import Kept, Up, kept_traffic, predict, until, up
+from served import APP, Kept, Up, kept_traffic, predict, until, up
 from test_full_disk import small_disk
+
+from staytrue.store.ledger import Entry
+from staytrue.store.reserve import disk_of
+from staytrue.store.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs tmpfs")
 
@@ -103,3 +109,65 @@ def filled(disk: Path) -> Path:
         file.write(bytes(4096))
     assert caught.value.errno == errno.ENOSPC
     return filler
+
+
+def test_the_reserve_keeps_room_for_the_ledger_and_comes_back(tmp_path, kept: Kept) -> None:
+    with small_disk(tmp_path / "disk", 96_000) as disk:
+        store = kept.copied(disk / "store")
+        with up(store, says=tmp_path) as server:
+            until(lambda: disk_of(store).held_bytes, "a reserve")
+            filler = filled(disk)
+            opened = until(lambda: alarms(store), "an alarm, written on a disk that was full")
+            low = disk_of(store)
+
+            more = filled_up_to(disk, low.reserve_bytes // 4)
+            until(lambda: answered(server)[0] is False, "an answer that says that it is not in the log")
+            _, labels = answered(server)
+            appended = note(store)
+
+            filler.unlink()
+            more.unlink()
+            until(lambda: len(alarms(store)) > 1, "the alarm to be resolved")
+            until(lambda: answered(server) == (True, "200"), "predictions in the log and labels taken again")
+            until(lambda: disk_of(store).held_bytes, "the reserve made again")
+            told, story = server.stderr(), alarms(store)
+
+    assert "Traceback" not in told, told
+    assert (low.state, low.held_bytes) == ("low", 0)
+    assert labels == "503 ST824"
+    assert appended
+    assert [one["state"] for one in story] == ["opened", "resolved"]
+    assert story[:1] == opened
+
+
+def alarms(store: Path) -> list[dict]:
+    """What the ledger says of the disk."""
+    kept_store = Store(store)
+    with contextlib.closing(kept_store.ledger) as ledger:
+        return [event.body for event in ledger.events(kinds=["alarm"]) if event.body["what"] == "disk"]
+
+
+def note(store: Path) -> bool:
+    """Whether the ledger takes an event."""
+    now = datetime.now(UTC)
+    with contextlib.closing(Store(store).ledger) as ledger:
+        return bool(
+            ledger.append([Entry(app=APP, key="full", at=now, kind="note", sentence="Written.")], recorded_at=now)
+        )
+
+
+def answered(server: Up) -> tuple[bool, str]:
+    """Whether an answer is in the log, and what became of its label."""
+    got = ask(server.port, predict(7))
+    assert got.status == 200, got.body
+    label = {"id": json.loads(got.body)["ids"][0], "label": 1.0}
+    said = ask(server.port, post("/labels", json.dumps({"labels": [label]}).encode()))
+    code = "" if said.status == 200 else f" {json.loads(said.body)['code']}"
+    return "staytrue-logged" not in got.headers, f"{said.status}{code}"
+
+
+def filled_up_to(disk: Path, left: int) -> Path:
+    """A file that leaves so many bytes."""
+    more = disk / "more"
+    more.write_bytes(bytes(shutil.disk_usage(disk).free - left))
+    return more

@@ -16,6 +16,7 @@ BROKEN = {
     "raises": 'if rows["note"].isna().any():\n        raise ValueError("no quote today")',
     "answers NaN": 'if rows["note"].isna().any():\n        return np.full(len(rows), np.nan)',
     "is slow": "time.sleep(0.03)",
+    "hangs": 'if rows["note"].isna().any():\n        time.sleep(3600)',
 }
 FAILED, ANSWERED = "staytrue_failed_rows_total", "staytrue_predictions_total"
 FEW = 20
@@ -102,6 +103,23 @@ def test_a_broken_challenger_is_cut_off_and_no_request_fails(street, how, guard,
     until(lambda: len(street.server.workers()) == 1, "the worker of the challenger to end")
     assert arm(street.server, ANSWERED, challenger, "challenger") == answered
     assert {answer["release"] for answer in asking.answers[-40:]} == {champion}
+
+
+@pytest.mark.slow
+def test_a_challenger_that_hangs_keeps_nobody_waiting_for_long_and_is_cut_off(served):
+    with serving(served.store_path, "--deadline-s", "0.5") as server:
+        street = Street(served, server, {SHOP: server.release})
+        challenger = broken(street, "hangs")
+        until(lambda: server.predict(ROW).release == street.known[SHOP])
+        with Asking(server) as asking:
+            asking.more(200)
+            street.give("challenger", challenger, 0.5)
+            event = until(lambda: tripped(street, challenger), "an event that says so", seconds=90)[0]
+            asking.more(50)
+
+    assert asking.failures == []
+    assert (event["body"]["guard"], event["body"]["role"]) == ("errors", "challenger")
+    assert event["body"]["failed"] <= 2 * FEW
 
 
 def test_a_request_on_which_both_fail_says_nothing_against_the_challenger(street):

@@ -106,6 +106,8 @@ class Control:
     # ------------------------------------------------------------ labels
 
     async def _labels(self, scope: Any, _parts: Parts, receive: Any) -> Outcome:
+        if self._service.vitals.disk == "full":
+            return DISK_FULL
         body = await self._service.body(scope["headers"], receive)
         if isinstance(body, Problem):
             return body
@@ -261,6 +263,12 @@ def _header(scope: Any, name: bytes) -> str:
     return next((value.decode("latin-1") for header, value in scope["headers"] if header == name), "")
 
 
+DISK_FULL: Final = Problem(
+    status=503,
+    code="ST824",
+    detail="The store's disk is nearly full; what is left is kept for the ledger. These labels were not kept: send them again.",
+    headers=((b"retry-after", b"10"),),
+)
 NO_ROUTE: Final = Problem(
     status=404, code="ST769", detail="There is nothing at this path. `GET /openapi.json` lists what there is."
 )

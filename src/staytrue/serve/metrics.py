@@ -88,6 +88,11 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += n
         self._sum += value * n
 
+    @property
+    def counts(self) -> list[int]:
+        """How many values lay between each bound and the one before, and beyond the last."""
+        return list(self._counts)
+
     def samples(self, name: str, labels: str) -> Iterator[str]:
         """Its lines: a cumulative count for each bound, the sum, the count."""
         comma = "," if labels else ""
@@ -144,6 +149,10 @@ class Family(Generic[Child]):
     def forget(self, *values: str) -> None:
         """Drop the child with these values: what it counts is over, as for a release that no longer answers."""
         self._children.pop(values, None)
+
+    def items(self) -> list[tuple[tuple[str, ...], Child]]:
+        """Every child there is, with its values."""
+        return list(self._children.items())
 
     def lines(self) -> Iterator[str]:
         """The metric as text."""
@@ -210,6 +219,17 @@ class Metrics:
         self.worker_restarts = self._counter("staytrue_worker_restarts_total", "Workers started again after they died.")
         self.loop_lag = self._gauge("staytrue_loop_lag_seconds", "How late the event loop was when last looked at.")
         self.labels = self._counter("staytrue_labels_total", "Labels accepted.")
+        self.up = self._gauge("staytrue_up_seconds", "How long this front has been running.")
+        self.ready = self._gauge("staytrue_ready", "1 when requests can be answered, else 0.")
+        self.unready = self._counter("staytrue_unready_seconds_total", "Seconds in which none could be answered.")
+        self.error_ratio = self._gauge("staytrue_error_ratio", "5xx among the predictions of the last minute.")
+        self.p99 = self._gauge("staytrue_p99_seconds", "Of the predictions of the last minute; from the buckets.")
+        self.disk_free = self._gauge("staytrue_disk_free_bytes", "Free on the store's disk.")
+        self.disk_reserve = self._gauge("staytrue_disk_reserve_bytes", "Kept aside there for ledger and gc.")
+        self.ledger_read = self._gauge("staytrue_ledger_read_seconds", "How long the ledger last took to be read.")
+        self.ledger_append = self._gauge("staytrue_ledger_append_seconds", "How long it last took to be written.")
+        self.clock_jumps = self._counter("staytrue_clock_jumps_total", "Jumps of the wall clock by over a second.")
+        self.alarm = self._gauges("staytrue_alarm", "1 while a system alarm is open, by what it is about.", ("what",))
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it; the content type is `CONTENT_TYPE`."""

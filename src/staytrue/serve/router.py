@@ -110,8 +110,10 @@ class Router:
             guard.watch(begun.started[0].pid)
         self._closing: set[asyncio.Task[None]] = set()
         self._telling: set[asyncio.Task[None]] = set()
-        self.read_s: float | None = None
+        self.read_s: float | None = 0.0
         """How long the ledger took to answer last; None: it did not."""
+        self.champion_restarts = 0
+        self._logs_none = False
         self._watch: asyncio.Task[None] | None = None
         self.changed = asyncio.Event()
         """Set, and replaced by another one, whenever the table changes."""
@@ -119,6 +121,10 @@ class Router:
     async def start(self) -> None:
         """Begin to look at the ledger."""
         self._watch = asyncio.get_running_loop().create_task(self._watched())
+
+    def shed_log(self, is_shed: bool) -> None:  # noqa: FBT001 - the one thing that it is told
+        """Whether predictions are not to be logged for now; each of them says so."""
+        self._logs_none = is_shed
 
     async def close(self) -> None:
         """Answer what is under way and end every worker."""
@@ -295,9 +301,10 @@ class Router:
         family = self._metrics.refused_rows if refused else self._metrics.flagged_rows
         family.labels(fault, column).inc()
 
-    def restarted(self) -> None:
+    def restarted(self, by: Supervisor) -> None:
         """Count a lane that was replaced."""
         self._metrics.worker_restarts.inc()
+        self.champion_restarts += by is self.table.champion
 
     def said(self, sentence: str) -> None:
         """Pass it on."""
@@ -323,6 +330,7 @@ class Router:
                     self._say(f"The ledger can't be read: {exc}. The table stays as it is.")
                 self._settle()
             for one in self._ready.values():
+                one.logs_none = self._logs_none
                 one.look_after()
             await asyncio.sleep(_LOOK_S)
 
@@ -429,7 +437,8 @@ class Router:
     def _patience_s(self, *known: Supervisor | None) -> float:
         paces = [one.queue.pace for one in known if one is not None]
         took = [pace.seconds(_USUAL_ROWS) for pace in paces if pace.is_known]
-        return max(self._limits.patience_s, _SLOW * max(took)) if took else self._limits.hang_s
+        most_s = self._limits.hang_s
+        return min(most_s, max(self._limits.patience_s, _SLOW * max(took))) if took else most_s
 
     # ------------------------------------------------------------ trips
 
@@ -462,6 +471,7 @@ class Router:
         """Write it down, as often as it takes."""
         entry = trip.entry(self._app, epoch, datetime.now(UTC))
         while True:
+            began_s = time.monotonic()
             try:
                 await asyncio.to_thread(self._store.ledger.append, [entry], recorded_at=datetime.now(UTC))
             except Conflict:
@@ -470,6 +480,7 @@ class Router:
                 self._say(f"The ledger does not take that {trip.release[:8]} is cut off: {exc}. It is tried again.")
                 await asyncio.sleep(_AGAIN_S)
             else:
+                self._metrics.ledger_append.set(time.monotonic() - began_s)
                 return
 
     async def _started(self, release: Digest) -> None:

@@ -23,6 +23,7 @@ from staytrue.serve.router import Router, Share
 from staytrue.serve.schema import Flag, Read
 from staytrue.serve.supervisor import NOT_THERE, Limits, Supervisor
 from staytrue.serve.upkeep import Upkeep
+from staytrue.serve.vitals import Figures, Vitals
 from staytrue.store.store import Store
 from staytrue.store.tokens import tokens
 
@@ -153,6 +154,9 @@ class Service:
             begun=begun,
         )
         self.metrics.queue_rows.follow(self._queue_rows)
+        self.vitals = Vitals(
+            store, app, metrics=self.metrics, figures=self._figures, shed=self.router.shed_log, say=say
+        )
         self.ending = False
         self._bodies_bytes = 0
         self._loop: asyncio.AbstractEventLoop
@@ -165,7 +169,7 @@ class Service:
         self._loop = asyncio.get_running_loop()
         await self.router.start()
         upkeep = Upkeep(self.store.root, self.app, guard=self.guard, say=self._say)
-        self._tasks = [self._loop.create_task(work) for work in (self._watch_lag(), upkeep.run())]
+        self._tasks = [self._loop.create_task(work) for work in (self._watch_lag(), upkeep.run(), self.vitals.run())]
 
     async def first_champion(self) -> Supervisor:
         """The release that answers, once one does."""
@@ -181,6 +185,15 @@ class Service:
         await self.router.close()
         self.intake.close()
         self.guard.close()
+
+    def _figures(self) -> Figures:
+        table = self.router.table
+        return Figures(
+            there=any(one is not None and one.is_there for one in (table.champion, table.previous)),
+            restarts=self.router.champion_restarts,
+            queue_rows=self._queue_rows(),
+            read_s=self.router.read_s,
+        )
 
     def _queue_rows(self) -> float:
         table = self.router.table

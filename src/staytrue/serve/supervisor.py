@@ -52,7 +52,7 @@ class Watcher(Protocol):
     def died(self, by: Supervisor, batch: Batch) -> None:
         """A lane died while it had this batch."""
 
-    def restarted(self) -> None:
+    def restarted(self, by: Supervisor) -> None:
         """A lane died and is replaced."""
 
     def said(self, sentence: str) -> None:
@@ -418,7 +418,7 @@ class Supervisor:
         if self._closing:
             return
         self._let_go(lane.worker)
-        self._watcher.restarted()
+        self._watcher.restarted(self)
         self.is_there = bool(self._lanes)
         for batch, _ in lane.under_way.values():
             self._watcher.died(self, batch)

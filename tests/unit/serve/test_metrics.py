@@ -49,6 +49,17 @@ def test_every_metric_is_there_with_the_type_and_a_sentence():
         "staytrue_worker_restarts": "counter",
         "staytrue_loop_lag_seconds": "gauge",
         "staytrue_labels": "counter",
+        "staytrue_up_seconds": "gauge",
+        "staytrue_ready": "gauge",
+        "staytrue_unready_seconds": "counter",
+        "staytrue_error_ratio": "gauge",
+        "staytrue_p99_seconds": "gauge",
+        "staytrue_disk_free_bytes": "gauge",
+        "staytrue_disk_reserve_bytes": "gauge",
+        "staytrue_ledger_read_seconds": "gauge",
+        "staytrue_ledger_append_seconds": "gauge",
+        "staytrue_clock_jumps": "counter",
+        "staytrue_alarm": "gauge",
     }
     assert all(sentence.endswith(".") for _, sentence in families.values())
 
