@@ -244,3 +244,23 @@ def test_a_challenger_that_is_better_in_all_but_worse_in_one_segment_is_refused(
     assert [p["promoted"] for p in story["policies"]] == [0]
     assert [e for e in told(story, "rejected") if "worse in city=porto" in e["sentence"]]
     assert [p["promoted"] for p in blind["policies"]] == [1]
+
+
+DICTS = """
+@app.train
+def fit(sales: list[dict]):
+    return sum(row["rate"] / row["size"] for row in sales) / len(sales)
+
+
+@app.predict(metric="mae")
+def quote(model, rows):
+    return [model * row["size"] for row in rows]
+"""
+
+
+def test_training_and_answers_may_ask_for_dicts(bench_of):
+    with bench_of(SHOP[: SHOP.index("@app.train")] + DICTS) as bench:
+        bench.fetch("2026-01-01", "2026-02-01")
+        model = bench.train().model
+
+        assert bench.answers([{"size": 2.0, "city": "porto"}]) == [pytest.approx(2 * model)]

@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from staytrue.app import App
+from staytrue.kernel.examples import read, written
 
 __all__ = ["app_of", "document_of"]
 
@@ -81,7 +82,7 @@ def _prediction(app: App) -> dict[str, Any]:
         "metric": None if callable(app.metric) else app.metric,
         "segments": list(app.segments),
         "inputs": {column: dict(said) for column, said in app.input_actions.items()},
-        "examples": list(app.examples) or None,
+        "examples": written(app.examples) or None,
     }
 
 
@@ -102,7 +103,10 @@ def app_of(document: Mapping[str, Any], *, metric: str | Callable[..., Any] | No
         app.train(params=training["params"], seed=training["seed"])(function)
     said = document["prediction"]
     register = app.predict(
-        metric=metric or said["metric"], segments=said["segments"], inputs=said["inputs"], examples=said["examples"]
+        metric=metric or said["metric"],
+        segments=said["segments"],
+        inputs=said["inputs"],
+        examples=read(said["examples"]) if said["examples"] else None,
     )
     if said["name"]:
         rows = ("rows", said["rows"])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, date, datetime
+from decimal import Decimal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from staytrue.errors import InvalidInput
-from staytrue.kernel.examples import MOST_EXAMPLES, checked_examples, example_signature
+from staytrue.kernel.examples import MOST_EXAMPLES, checked_examples, example_signature, read, written
 from staytrue.kernel.signature import read_row
 from staytrue.store import frames
 
@@ -37,6 +40,13 @@ def signature_of(*rows, inputs=None):
         ([{"a": math.nan}], "'a' of example 0 is nan"),
         ([{"a": 1.0}, {"a": [1.0, -math.inf]}], "'a' of example 1 is -inf"),
         ([{"a": "\udfff"}], "half of a surrogate pair"),
+        ([{"a": ["\udfff"]}], "half of a surrogate pair"),
+        ([{"a": {"b": 1}}], "'a' of example 0 is a dict: give each of its keys"),
+        ([{"a": [[1]]}], "'a' of example 0 is a list of lists"),
+        ([{"a": b"x"}], "'a' of example 0 is a bytes"),
+        ([{"a": [object()]}], "'a' of example 0 is a object"),
+        ([{"a": Decimal("1.5")}], "'a' of example 0 is a Decimal"),
+        ([{"a": np.array([[1]])}], "is a list of lists"),
     ],
 )
 def test_what_is_no_list_of_requests_is_refused_with_its_place(examples, said):
@@ -54,6 +64,13 @@ def test_examples_are_copies():
     mine[0]["a"] = 2
 
     assert kept == ({"a": 1},)
+
+
+def test_numbers_of_numpy_become_pythons_own():
+    (row,) = checked_examples([{"a": np.float64(1.5), "b": np.array([1, 2]), "c": (True, None), "d": np.bool_(True)}])
+
+    assert row == {"a": 1.5, "b": [1, 2], "c": [True, None], "d": True}
+    assert [type(value) for value in row.values()] == [float, list, list, bool]
 
 
 def test_columns_and_types_come_from_the_examples_and_no_range_does():
@@ -106,11 +123,7 @@ def test_the_app_has_the_last_word():
         ([{"a": []}], "ST867", "'a' is an empty list in every example"),
         ([{"a": 1}, {"a": "x"}], "ST204", "'a' mixes"),
         ([{"a": 1}, {"a": True}], "ST204", "'a' mixes"),
-        ([{"a": {"b": 1}}], "ST203", "'a' holds values of the type dict"),
-        ([{"a": [[1]]}], "ST203", "'a'"),
-        ([{"a": b"x"}], "ST203", "'a' holds values of the type bytes"),
         ([{"a": 2**64}], "ST204", "'a' has whole numbers"),
-        ([{"a": object()}], "ST203", "'a' holds values of the type object"),
     ],
 )
 def test_a_column_of_no_type_is_named(rows, code, said):
@@ -140,6 +153,7 @@ def test_anything_is_a_signature_that_takes_its_own_examples_or_is_refused(given
         assert codes[0] in {"ST867", "ST203", "ST204"}
         return
 
+    assert tuple(read(json.loads(json.dumps(written(rows))))) == rows
     assert [name for name, _ in made.schema] == list(dict.fromkeys(name for row in rows for name in row))
     for row in rows:
         as_json = {
