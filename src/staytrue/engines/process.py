@@ -4,7 +4,7 @@ A job can't take the controller down, leaves nothing running, and its late resul
 directory and nonce, and a result counts only when the clean end of that attempt is reported while the pool waits for
 it.
 
-The pool is one thread that owns all state and gets events from a queue (`_Foreman`); callers, and a thread per launcher
+The pool is one thread that owns all state and gets events from a queue (`Foreman`); callers, and a thread per launcher
 that reads its frames, only post to it. Jobs are forked from warm launchers, one per workspace and number of cores
 (`launcher.py`), or, where a fork is not safe, run in a fresh interpreter each, with the same promises. What is left
 after a kill -9 of the controller is ended by `guard.py`.
@@ -14,103 +14,31 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import queue
-import secrets
 import shutil
-import signal
-import subprocess
 import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, Self, cast
+from typing import Any, Self
 
-from staytrue.engines.guard import DETACHED, KILL, Ended, Guard, reap, signal_group
-from staytrue.engines.launcher import CANT_WRITE, read_frame, write_frame
-from staytrue.errors import InvalidInput, NotFound, Refused, StaytrueError, Unavailable
+from staytrue.engines.foreman import Foreman, Pending
+from staytrue.engines.job import (
+    Handle,
+    Job,
+    Mode,
+    Outcome,
+    Status,
+    cancelled,
+    environment,
+    error_document,
+    job_document,
+)
+from staytrue.engines.place import OwnPlace
+from staytrue.errors import InvalidInput, NotFound, Unavailable
 
 __all__ = ["Handle", "Job", "Mode", "Outcome", "ProcessPool", "Status", "environment"]
-
-Status = Literal["done", "failed", "timeout", "cancelled", "lost", "memory"]
-Mode = Literal["fork", "spawn"]
-
-# From SIGTERM to SIGKILL, and from there to a verdict without the launcher's word: a cancel takes 0.2 s at most.
-_TERM_S = 0.1
-_KILL_S = 0.05
-# A launcher that is told to leave a `prepare` and does not is killed.
-_ABANDON_S = 1.0
-_LOG_TAIL_BYTES = 64 << 10
-_LOG_LIMIT_BYTES = 16 << 20
-_LOG_CHECK_S = 0.5
-_NEVER = float("inf")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to run, and within which limits.
-
-    Args:
-        key: a name for logs and for the caller; the pool does not compare keys.
-        task: `package.module:function`, called as `function(payload, outbox)`; it writes bytes as files into `outbox`,
-            an empty private directory, and returns a JSON-able dict. A function `prepare(payload)` in the same module
-            is called before it, in the launcher: what it caches is inherited by this and all later jobs without a copy.
-        workspace: a code tree that never changes; first on sys.path, and the working directory. May be read-only.
-        timeout_s: from the moment a launcher takes the job, imports and `prepare` included.
-        memory_bytes: what the task may take beyond what its process had when it began; None: no limit.
-        cores: granted native threads; the job takes as many of the pool's slots.
-        nice: steps of lower priority.
-        warm: modules to import before, by name or by path of a `.py` file.
-    """
-
-    key: str
-    task: str
-    payload: dict[str, Any]
-    timeout_s: float
-    workspace: Path | None = None
-    memory_bytes: int | None = None
-    cores: int = 1
-    nice: int = 0
-    warm: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Handle:
-    """A submitted job."""
-
-    number: int
-    key: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of a job.
-
-    Attributes:
-        status: `done`; `failed`: it raised, crashed, or lost its launcher twice; `memory`: beyond its limit; `timeout`;
-            `cancelled`; `lost`: this machine could not run it, which says nothing about the job.
-        result: what the task returned, if done.
-        outbox: the directory of the task's files, if done; it stays until `discard` or `close`.
-        error: if not done: error (class), code, message, facts, traceback (the user's frames only).
-        seconds: wall time of the last attempt, from its taking on; 0.0 if it never got there.
-        cpu_seconds, peak_memory_bytes: of the process and the children that it waited for; None if unknown.
-        log: the last 64 KiB of what it printed.
-        mode: whether it was forked from a warm launcher or had an interpreter of its own.
-    """
-
-    status: Status
-    result: dict[str, Any] | None = None
-    outbox: Path | None = None
-    error: dict[str, Any] | None = None
-    seconds: float = 0.0
-    cpu_seconds: float | None = None
-    peak_memory_bytes: int | None = None
-    log: str = ""
-    mode: Mode = "fork"
 
 
 class ProcessPool:
@@ -148,8 +76,8 @@ class ProcessPool:
         self._changed = threading.Condition()
         self._outcomes: dict[int, Outcome | None] = {}
         self._events: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
-        self._place = _OwnPlace(Path(root).resolve())
-        self._foreman = _Foreman(
+        self._place = OwnPlace(Path(root).resolve())
+        self._foreman = Foreman(
             place=self._place.path,
             slots=slots or os.cpu_count() or 1,
             mode=mode or _default_mode(),
@@ -170,7 +98,7 @@ class ProcessPool:
             InvalidInput: ST331, the job can't be run as it is written; the message names the field.
             Unavailable: ST343, the pool is closed.
         """
-        document = _job_document(job)
+        document = job_document(job)
         with self._changed:
             if self._ended is not None:
                 raise Unavailable(
@@ -178,7 +106,7 @@ class ProcessPool:
                 )
             handle = Handle(number=next(self._numbers), key=job.key)
             self._outcomes[handle.number] = None
-            self._events.put((self._foreman.queue, (_Pending(handle=handle, job=job, document=document),)))
+            self._events.put((self._foreman.queue, (Pending(handle=handle, job=job, document=document),)))
         return handle
 
     def warm(
@@ -278,528 +206,15 @@ class ProcessPool:
             with self._changed:
                 self._ended = f"broke ({exc!r})"
             error = Unavailable("ST345", f"The process pool broke: {exc!r}. Open a new one, and report it.")
-            foreman.close(Outcome(status="lost", error=_document(error)))
+            foreman.close(Outcome(status="lost", error=error_document(error)))
             raise
         finally:
             with self._changed:
                 unseen = [number for number, outcome in self._outcomes.items() if outcome is None]
                 for number in unseen:  # submitted behind the closing
-                    self._outcomes[number] = _cancelled_outcome("The pool was closed.")
+                    self._outcomes[number] = cancelled("The pool was closed.")
                 self._changed.notify_all()
             self._place.remove()
-
-
-@dataclass(kw_only=True)
-class _Pending:
-    """A job that waits for its (next) attempt."""
-
-    handle: Handle
-    job: Job
-    document: dict[str, Any]
-    losses: int = 0
-
-
-@dataclass(kw_only=True, eq=False)
-class _Attempt:
-    """One try at a job.
-
-    phase, and what happens when `due` comes:
-        handed     -> the launcher is silent: kill it        preparing  -> timeout: the launcher leaves it
-        abandoned  -> it does not leave: kill the launcher   running    -> timeout: SIGTERM
-        stopping   -> SIGKILL                                killed     -> conclude without the launcher's word
-    """
-
-    pending: _Pending
-    nonce: str
-    place: Path
-    launcher: _Launcher
-    phase: Literal["handed", "preparing", "abandoned", "running", "stopping", "killed"]
-    due: float
-    began: float | None = None
-    deadline: float = _NEVER
-    group: int | None = None
-    ending: tuple[Status, StaytrueError] | None = None
-
-
-@dataclass(kw_only=True, eq=False)
-class _Launcher:
-    """A launcher process as its pool sees it. `handing` is the one attempt that it prepares; others may run."""
-
-    key: tuple[str, int]
-    mode: Mode
-    process: subprocess.Popen[bytes]
-    log: Path
-    due: float
-    ready: bool = False
-    retired: bool = False
-    condemned: bool = False
-    handing: _Attempt | None = None
-    running: set[str] = field(default_factory=set)
-    idle_since: float = 0.0
-    reader: threading.Thread | None = None
-
-    @property
-    def idle(self) -> bool:
-        return self.ready and self.handing is None and not self.running
-
-
-class _Foreman:
-    """All state of a pool and all that changes it; lives in the pool's one thread."""
-
-    def __init__(
-        self,
-        *,
-        place: Path,
-        slots: int,
-        mode: Mode,
-        max_launchers: int,
-        start_s: float,
-        answer_s: float,
-        post: Callable[..., None],
-        conclude: Callable[[Handle, Outcome], None],
-    ) -> None:
-        self.closed = False
-        self._place = place
-        self._slots = slots
-        self._mode: Mode = mode
-        self._max_launchers = max_launchers
-        self._start_s = start_s
-        self._answer_s = answer_s
-        self._post = post
-        self._conclude = conclude
-        self._queue: deque[_Pending] = deque()
-        self._attempts: dict[str, _Attempt] = {}
-        self._launchers: dict[tuple[str, int], _Launcher] = {}
-        self._processes: set[_Launcher] = set()
-        self._unforkable: set[tuple[str, int]] = set()
-        self._logs_due = _NEVER
-        self._guard = Guard()
-
-    # What callers ask for
-
-    def queue(self, pending: _Pending) -> None:
-        self._queue.append(pending)
-
-    def cancel(self, handle: Handle) -> None:
-        text = "The caller cancelled it."
-        for pending in self._queue:
-            if pending.handle == handle:
-                self._queue.remove(pending)
-                self._conclude(handle, _cancelled_outcome(text))
-                return
-        for attempt in self._attempts.values():
-            if attempt.pending.handle == handle and attempt.ending is None:
-                self._stop(attempt, "cancelled", Refused("ST340", text))
-
-    def close(self, outcome: Outcome | None = None) -> None:
-        final = outcome or _cancelled_outcome("The pool was closed.")
-        for attempt in self._attempts.values():
-            if attempt.group is not None:
-                signal_group(attempt.group, KILL)
-                self._guard.forget(attempt.group)
-            if attempt.phase != "abandoned":
-                self._conclude(attempt.pending.handle, final)
-        for pending in self._queue:
-            self._conclude(pending.handle, final)
-        for launcher in self._processes:
-            signal_group(launcher.process.pid, KILL)
-            self._guard.forget(launcher.process.pid)
-            _forget_process(launcher)
-        self._attempts.clear()
-        self._queue.clear()
-        self._guard.close()
-        self.closed = True
-
-    # What time brings
-
-    def pause_s(self) -> float | None:
-        """Seconds until the next thing is due; None: nothing is."""
-        dues = [attempt.due for attempt in self._attempts.values()]
-        dues += [launcher.due for launcher in self._processes]
-        due = min([*dues, self._logs_due])
-        return None if due == _NEVER else max(0.0, due - time.monotonic())
-
-    def look_around(self) -> None:
-        """Act on what is due, hand out what fits, let go of launchers that nobody uses."""
-        now = time.monotonic()
-        for attempt in [one for one in self._attempts.values() if one.due <= now]:
-            self._on_due(attempt, now)
-        for launcher in [one for one in self._processes if one.due <= now]:
-            self._kill(launcher)
-        self._hand_out()
-        self._let_go()
-        self._shorten_logs(now)
-
-    def _on_due(self, attempt: _Attempt, now: float) -> None:
-        if attempt.phase in ("handed", "abandoned"):
-            attempt.due = _NEVER
-            self._kill(attempt.launcher)
-        elif attempt.phase in ("preparing", "running"):
-            key, limit = attempt.pending.job.key, attempt.pending.job.timeout_s
-            text = f"{key} ran longer than its {limit:g} s and was stopped. Allow more timeout_s, or do less."
-            self._stop(attempt, "timeout", Refused("ST339", text, timeout_s=limit))
-        elif attempt.phase == "stopping" and attempt.group is not None:
-            signal_group(attempt.group, KILL)
-            attempt.phase, attempt.due = "killed", now + _KILL_S
-        else:
-            # The launcher is busy or stopped. What it reports later is about an attempt that nobody knows.
-            self._finish(attempt, None)
-
-    def _stop(self, attempt: _Attempt, status: Status, why: StaytrueError) -> None:
-        attempt.ending = (status, why)
-        if attempt.group is not None:
-            signal_group(attempt.group, signal.SIGTERM)
-            attempt.phase, attempt.due = "stopping", time.monotonic() + _TERM_S
-            return
-        # User code runs in the launcher itself, beside other jobs: it is asked to leave, and takes no further jobs,
-        # since an import that was cut short leaves libraries half loaded.
-        self._conclude(attempt.pending.handle, self._outcome(attempt, status, error=_document(why)))
-        attempt.phase, attempt.due = "abandoned", time.monotonic() + _ABANDON_S
-        self._retire(attempt.launcher)
-        self._interrupt(attempt.launcher)
-
-    # What launchers report
-
-    def on_frame(self, launcher: _Launcher, frame: dict[str, Any]) -> None:
-        if frame["is"] == "ready":
-            launcher.ready, launcher.due, launcher.idle_since = True, _NEVER, time.monotonic()
-            return
-        attempt = self._attempts.get(frame["nonce"])
-        if frame["is"] == "exited":
-            launcher.running.discard(frame["nonce"])
-            launcher.idle_since = time.monotonic()
-        elif frame["is"] != "taken":
-            launcher.handing = None
-        if attempt is not None:
-            act = {
-                "taken": self._on_taken,
-                "started": self._on_started,
-                "failed": self._on_failed,
-                "unforkable": self._on_unforkable,
-                "exited": self._on_exited,
-            }
-            act[frame["is"]](attempt, frame)
-
-    def _on_taken(self, attempt: _Attempt, _: dict[str, Any]) -> None:
-        attempt.began = time.monotonic()
-        attempt.deadline = attempt.began + attempt.pending.job.timeout_s
-        if attempt.phase == "abandoned":
-            self._interrupt(attempt.launcher)
-        elif attempt.phase == "handed":
-            attempt.phase, attempt.due = "preparing", attempt.deadline
-            if attempt.launcher.mode == "spawn":
-                self._on_started(attempt, {"pid": attempt.group})
-
-    def _on_started(self, attempt: _Attempt, frame: dict[str, Any]) -> None:
-        attempt.launcher.handing = None
-        attempt.launcher.running.add(attempt.nonce)
-        attempt.group = frame["pid"]
-        self._guard.watch(frame["pid"])
-        if attempt.phase == "abandoned":
-            signal_group(frame["pid"], KILL)
-            attempt.due = _NEVER
-        else:
-            attempt.phase, attempt.due = "running", attempt.deadline
-            self._logs_due = min(self._logs_due, time.monotonic() + _LOG_CHECK_S)
-
-    def _on_failed(self, attempt: _Attempt, frame: dict[str, Any]) -> None:
-        self._finish(attempt, Ended(exit_code=frame.get("exit_code", 0)))
-
-    def _on_unforkable(self, attempt: _Attempt, _: dict[str, Any]) -> None:
-        self._unforkable.add(attempt.launcher.key)
-        self._retire(attempt.launcher)
-        self._drop(attempt)
-        if attempt.phase != "abandoned":
-            self._queue.appendleft(attempt.pending)
-
-    def _on_exited(self, attempt: _Attempt, frame: dict[str, Any]) -> None:
-        self._finish(attempt, Ended(**{name: frame[name] for name in Ended.__dataclass_fields__}))
-
-    def on_gone(self, launcher: _Launcher, ended: Ended) -> None:
-        """The launcher's process has ended: by our will, by its own, or somebody killed it."""
-        self._processes.discard(launcher)
-        self._retire(launcher)
-        self._guard.forget(launcher.process.pid)
-        attempts = [one for one in self._attempts.values() if one.launcher is launcher]
-        # Who is to blame: what it was preparing; else nobody, if we ended it ourselves; else all that ran.
-        blamed = [launcher.handing] if launcher.handing else [] if launcher.condemned else attempts
-        for attempt in attempts:
-            if launcher.mode == "spawn" and attempt.began is not None:
-                self._finish(attempt, ended)
-                continue
-            if attempt.group is not None:
-                signal_group(attempt.group, KILL)
-            self._lose(attempt, blamed=attempt in blamed)
-        if launcher.mode == "fork" and not launcher.ready:
-            self._give_up_on(launcher, ended)
-        _forget_process(launcher)
-
-    def _lose(self, attempt: _Attempt, *, blamed: bool) -> None:
-        if attempt.ending is not None:
-            self._finish(attempt, None)
-            return
-        pending = attempt.pending
-        pending.losses += blamed
-        if pending.losses < 2:
-            self._drop(attempt)
-            self._queue.appendleft(pending)
-            return
-        text = f"The launcher of {pending.job.key} died twice. See the log; an import or `prepare` may have crashed it."
-        log = _tail(attempt.launcher.log) + _tail(attempt.place / "log")
-        error = _document(Unavailable("ST341", text, losses=pending.losses))
-        self._conclude(pending.handle, self._outcome(attempt, "failed", error=error, log=log))
-        self._drop(attempt)
-
-    def _give_up_on(self, launcher: _Launcher, ended: Ended) -> None:
-        text = f"Can't start a process for jobs: it ended with {_exit_words(ended.exit_code)} before it was ready."
-        log = _tail(launcher.log)
-        error = Unavailable("ST342", f"{text} Its last words: {log.strip()[-500:]!r}", exit_code=ended.exit_code)
-        for pending in [one for one in self._queue if _key(one.job) == launcher.key]:
-            self._queue.remove(pending)
-            self._conclude(pending.handle, Outcome(status="lost", error=_document(error), log=log))
-
-    # How an attempt ends
-
-    def _finish(self, attempt: _Attempt, ended: Ended | None) -> None:
-        """Conclude with our own verdict, else the task's answer, else the way its process ended."""
-        if attempt.phase == "abandoned":
-            self._drop(attempt)
-            return
-        if attempt.ending is not None:
-            outcome = self._outcome(attempt, attempt.ending[0], ended, error=_document(attempt.ending[1]))
-        else:
-            report = _report(attempt) if ended is not None and ended.exit_code == 0 else None
-            if report is None:
-                status: Status = "lost" if ended is not None and ended.exit_code == CANT_WRITE else "failed"
-                outcome = self._outcome(attempt, status, ended, error=_crash_error(attempt.pending.job, ended))
-            else:
-                answer = {name: report.get(name) for name in ("result", "error")}
-                outcome = self._outcome(attempt, report["status"], ended, **answer)
-        self._drop(attempt, keep=outcome.status == "done")
-        self._conclude(attempt.pending.handle, outcome)
-
-    def _outcome(self, attempt: _Attempt, status: Status, ended: Ended | None = None, **facts: Any) -> Outcome:
-        facts.setdefault("log", _tail(attempt.place / "log"))
-        return Outcome(
-            status=status,
-            outbox=attempt.place / "outbox" if status == "done" else None,
-            seconds=0.0 if attempt.began is None else time.monotonic() - attempt.began,
-            cpu_seconds=ended.cpu_seconds if ended else None,
-            peak_memory_bytes=ended.peak_memory_bytes if ended else None,
-            mode=attempt.launcher.mode,
-            **facts,
-        )
-
-    def _drop(self, attempt: _Attempt, *, keep: bool = False) -> None:
-        del self._attempts[attempt.nonce]
-        attempt.launcher.running.discard(attempt.nonce)
-        if attempt.group is not None:
-            self._guard.forget(attempt.group)
-        if not keep:
-            shutil.rmtree(attempt.place, ignore_errors=True)
-
-    # How an attempt begins
-
-    def _hand_out(self) -> None:
-        free = self._slots - sum(self._slots_of(one.pending) for one in self._attempts.values())
-        for pending in list(self._queue):
-            if self._slots_of(pending) > free:
-                return  # strictly first in, first out: small jobs must not starve a large one
-            self._hand_over(pending)
-            # A job whose launcher still starts, or prepares another, holds its slot: at most `slots` launchers start.
-            free -= self._slots_of(pending)
-
-    def _slots_of(self, pending: _Pending) -> int:
-        return min(pending.job.cores, self._slots)
-
-    def _hand_over(self, pending: _Pending) -> None:
-        """To its launcher, if that is ready for it; else it stays in the queue."""
-        launcher = None
-        try:
-            launcher = self._launcher_for(pending.job)
-            if launcher is None:
-                return
-            attempt = self._attempt(pending, launcher)
-        except OSError as exc:
-            if launcher is not None and launcher.mode == "spawn":
-                self._kill(launcher)
-            self._queue.remove(pending)
-            text = f"Can't start {pending.job.key}: {exc}. Free disk, memory or processes, then submit it again."
-            self._conclude(pending.handle, Outcome(status="lost", error=_document(Unavailable("ST346", text))))
-            return
-        self._queue.remove(pending)
-        launcher.handing = self._attempts[attempt.nonce] = attempt
-        with contextlib.suppress(OSError):  # it died: its end is reported, and the attempt is lost then
-            write_frame(
-                cast("IO[bytes]", launcher.process.stdin).fileno(),
-                {"nonce": attempt.nonce, "place": str(attempt.place)},
-            )
-
-    def _launcher_for(self, job: Job) -> _Launcher | None:
-        key = _key(job)
-        if self._mode == "spawn" or key in self._unforkable:
-            return self._launch(key, "spawn")
-        launcher = self._launchers.get(key)
-        if launcher is None:
-            self._launchers[key] = self._launch(key, "fork")
-        return launcher if launcher is not None and launcher.ready and launcher.handing is None else None
-
-    def _attempt(self, pending: _Pending, launcher: _Launcher) -> _Attempt:
-        nonce = secrets.token_hex(8)
-        place = self._place / nonce
-        (place / "outbox").mkdir(parents=True, mode=0o700)
-        (place / "job.json").write_text(json.dumps(pending.document))
-        spawned = launcher.mode == "spawn"
-        return _Attempt(
-            pending=pending,
-            nonce=nonce,
-            place=place,
-            launcher=launcher,
-            phase="handed",
-            due=time.monotonic() + (self._start_s if spawned else self._answer_s),
-            group=launcher.process.pid if spawned else None,
-        )
-
-    # Launchers
-
-    def _launch(self, key: tuple[str, int], mode: Mode) -> _Launcher:
-        workspace, cores = key
-        log = self._place / f"launcher-{secrets.token_hex(4)}.log"
-        argv = [
-            sys.executable,
-            "-P",
-            "-m",
-            "staytrue.engines.launcher",
-            "one" if mode == "spawn" else "fork",
-            workspace,
-        ]
-        with log.open("ab") as sink:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=sink,
-                bufsize=0,
-                env=environment(cores),
-                **DETACHED,
-            )
-        due = _NEVER if mode == "spawn" else time.monotonic() + self._start_s
-        launcher = _Launcher(key=key, mode=mode, process=process, log=log, due=due)
-        self._processes.add(launcher)
-        self._guard.watch(process.pid)
-        launcher.reader = threading.Thread(target=self._read, args=(launcher,), name="staytrue-launcher", daemon=True)
-        launcher.reader.start()
-        return launcher
-
-    def _read(self, launcher: _Launcher) -> None:
-        """In a thread per launcher: post its frames, then its end."""
-        process = launcher.process
-        source = cast("IO[bytes]", process.stdout).fileno()
-        frame = read_frame(source)
-        while frame is not None:
-            self._post(self.on_frame, launcher, frame)
-            # A process of its own says one thing. Its end is seen by waiting, not by the end of its stdout, which
-            # children of the job may hold open.
-            frame = read_frame(source) if launcher.mode == "fork" else None
-        if sys.platform == "win32":
-            ended = Ended(exit_code=process.wait())
-        else:
-            ended = reap(process.pid, wait=True) or Ended(exit_code=1)
-            process.returncode = ended.exit_code
-        self._post(self.on_gone, launcher, ended)
-
-    def _interrupt(self, launcher: _Launcher) -> None:
-        if sys.platform != "win32":
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(launcher.process.pid, signal.SIGUSR1)
-
-    def _retire(self, launcher: _Launcher) -> None:
-        launcher.retired = True
-        if self._launchers.get(launcher.key) is launcher:
-            del self._launchers[launcher.key]
-
-    def _kill(self, launcher: _Launcher) -> None:
-        launcher.condemned, launcher.due = True, _NEVER
-        self._retire(launcher)
-        signal_group(launcher.process.pid, KILL)
-
-    def _let_go(self) -> None:
-        idle = sorted((one for one in self._launchers.values() if one.idle), key=lambda one: one.idle_since)
-        for launcher in idle[: max(0, len(self._launchers) - self._max_launchers)]:
-            self._retire(launcher)
-        for launcher in [one for one in self._processes if one.retired and one.idle and not one.condemned]:
-            self._kill(launcher)
-
-    def _shorten_logs(self, now: float) -> None:
-        """A job that prints for ever must not fill the disk: its log, which is open for appending, starts anew."""
-        if self._logs_due > now:
-            return
-        self._logs_due = now + _LOG_CHECK_S if self._attempts else _NEVER
-        for log in [one.place / "log" for one in self._attempts.values()]:
-            with contextlib.suppress(OSError):
-                if log.stat().st_size > _LOG_LIMIT_BYTES:
-                    os.truncate(log, 0)
-
-
-class _OwnPlace:
-    """A pool's own directory under `root`, locked for as long as its process lives.
-
-    A lock, not a process id: ids are reused, and mean nothing in the next container that shares the directory.
-    """
-
-    def __init__(self, root: Path) -> None:
-        try:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for lock in root.glob("pool-*.lock"):
-                _sweep(lock)
-            self._lock, self._fd = _locked(root)
-            self.path = self._lock.with_suffix("")
-            self.path.mkdir(mode=0o700)
-        except OSError as exc:
-            text = f"Can't make a place for jobs at {root}: {exc}. Free some space or check the rights, then try again."
-            raise Unavailable("ST348", text, path=str(root), reason=str(exc)) from exc
-
-    def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        if not self.path.exists():  # else a process that was just killed still wrote: the next sweep finds the lock
-            self._lock.unlink(missing_ok=True)
-        os.close(self._fd)
-
-
-def _locked(root: Path) -> tuple[Path, int]:
-    """A new lock file, and the descriptor that holds it."""
-    while True:
-        lock = root / f"pool-{secrets.token_hex(8)}.lock"
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-        if _try_lock(fd) and lock.exists():
-            return lock, fd
-        os.close(fd)  # somebody swept it between its creation and its locking
-
-
-def _sweep(lock: Path) -> None:
-    with contextlib.suppress(OSError):
-        fd = os.open(lock, os.O_RDWR)
-        try:
-            if _try_lock(fd):
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                lock.unlink()
-        finally:
-            os.close(fd)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _default_mode() -> Mode:
@@ -810,111 +225,3 @@ def _default_mode() -> Mode:
         return "spawn"
     # macOS frameworks start threads behind the program's back, so a fork there is not safe by default.
     return "spawn" if sys.platform == "darwin" and wish != "1" else "fork"
-
-
-def environment(cores: int) -> dict[str, str]:
-    """What a process of ours finds in its environment, so that native libraries take no more cores than it was granted.
-
-    Example:
-        >>> environment(2)["OMP_NUM_THREADS"]
-        '2'
-    """
-    numbered = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "RAYON")
-    limited = ("NUMEXPR_MAX", "VECLIB_MAXIMUM", "POLARS_MAX")
-    threads = {f"{name}_NUM_THREADS": str(cores) for name in numbered}
-    threads |= {f"{name}_THREADS": str(cores) for name in limited}
-    # A fixed hash seed: pickles of sets, hence model digests, are the same in every process.
-    return {**os.environ, **threads, "PYTHONHASHSEED": "0"}
-
-
-def _job_document(job: Job) -> dict[str, Any]:
-    """The job as its process reads it; checks all that can be checked here."""
-
-    def wrong(name: str, got: object, expected: str) -> InvalidInput:
-        text = f"Can't run the job {job.key!r}: {name} is {got!r}; expected {expected}."
-        return InvalidInput("ST331", text, field=name, expected=expected)
-
-    module, colon, function = job.task.partition(":")
-    if not (colon and all(part.isidentifier() for part in module.split(".")) and function.isidentifier()):
-        raise wrong("task", job.task, "package.module:function")
-    if not 0 < job.timeout_s < _NEVER:
-        raise wrong("timeout_s", job.timeout_s, "a positive finite number of seconds")
-    if job.cores < 1:
-        raise wrong("cores", job.cores, "at least 1")
-    if job.memory_bytes is not None and job.memory_bytes < 1:
-        raise wrong("memory_bytes", job.memory_bytes, "a positive number of bytes, or None")
-    if job.workspace is not None and not job.workspace.is_dir():
-        raise wrong("workspace", str(job.workspace), "an existing directory")
-    names = ("task", "payload", "memory_bytes", "nice", "warm")
-    try:
-        # Through JSON and back: what the caller does to the payload later is not seen by the job.
-        copy: dict[str, Any] = json.loads(json.dumps({name: getattr(job, name) for name in names}, allow_nan=False))
-    except (TypeError, ValueError) as exc:
-        raise wrong("payload", type(job.payload).__name__, f"JSON values only ({exc})") from exc
-    return copy
-
-
-def _forget_process(launcher: _Launcher) -> None:
-    """It was killed or has ended: let its reader see that, then close what we hold of it."""
-    if launcher.reader is not None:
-        launcher.reader.join(_ABANDON_S)
-        if launcher.reader.is_alive():  # the kernel holds it (a dead disk): its pipes are in use until it goes
-            return
-    for pipe in (launcher.process.stdin, launcher.process.stdout):
-        if pipe is not None:
-            pipe.close()
-    launcher.log.unlink(missing_ok=True)
-
-
-def _key(job: Job) -> tuple[str, int]:
-    return ("" if job.workspace is None else str(job.workspace.resolve()), job.cores)
-
-
-def _report(attempt: _Attempt) -> dict[str, Any] | None:
-    """What the attempt wrote as its answer; None: nothing, or something that is not this attempt's."""
-    try:
-        report: dict[str, Any] = json.loads((attempt.place / "result.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return report if report.get("nonce") == attempt.nonce else None
-
-
-def _crash_error(job: Job, ended: Ended | None) -> dict[str, Any]:
-    code = None if ended is None else ended.exit_code
-    if code == CANT_WRITE:
-        text = f"{job.key} could not write its answer. Free some space or check the disk, then try again."
-        return _document(Unavailable("ST347", text))
-    if code is not None and code < 0:
-        hint = " The kernel does that when memory runs out: set memory_bytes." if -code == KILL else " See its log."
-        text = f"The process of {job.key} was ended by {_exit_words(code)}, without a result.{hint}"
-        return _document(Unavailable("ST337", text, signal=-code))
-    text = (
-        f"The process of {job.key} ended with {_exit_words(code)}, without a result. A task returns a dict, or raises."
-    )
-    return _document(Unavailable("ST336", text, exit_code=code))
-
-
-def _cancelled_outcome(why: str) -> Outcome:
-    return Outcome(status="cancelled", error=_document(Refused("ST340", why)))
-
-
-def _document(error: StaytrueError) -> dict[str, Any]:
-    return {**error.document(), "traceback": ""}
-
-
-def _exit_words(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"
-
-
-def _tail(log: Path) -> str:
-    try:
-        with log.open("rb") as source:
-            source.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
-            return source.read(_LOG_TAIL_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""

@@ -1,0 +1,131 @@
+"""Job: what is to be run in a process of its own, within which limits, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from staytrue.errors import InvalidInput, Refused, StaytrueError
+
+__all__ = ["Handle", "Job", "Mode", "Outcome", "Status", "cancelled", "environment", "error_document", "job_document"]
+
+Status = Literal["done", "failed", "timeout", "cancelled", "lost", "memory"]
+Mode = Literal["fork", "spawn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to run, and within which limits.
+
+    Args:
+        key: a name for logs and for the caller; the pool does not compare keys.
+        task: `package.module:function`, called as `function(payload, outbox)`; it writes bytes as files into `outbox`,
+            an empty private directory, and returns a JSON-able dict. A function `prepare(payload)` in the same module
+            is called before it, in the launcher: what it caches is inherited by this and all later jobs without a copy.
+        workspace: a code tree that never changes; first on sys.path, and the working directory. May be read-only.
+        timeout_s: from the moment a launcher takes the job, imports and `prepare` included.
+        memory_bytes: what the task may take beyond what its process had when it began; None: no limit.
+        cores: granted native threads; the job takes as many of the pool's slots.
+        nice: steps of lower priority.
+        warm: modules to import before, by name or by path of a `.py` file.
+    """
+
+    key: str
+    task: str
+    payload: dict[str, Any]
+    timeout_s: float
+    workspace: Path | None = None
+    memory_bytes: int | None = None
+    cores: int = 1
+    nice: int = 0
+    warm: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handle:
+    """A submitted job."""
+
+    number: int
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        status: `done`; `failed`: it raised, crashed, or lost its launcher twice; `memory`: beyond its limit; `timeout`;
+            `cancelled`; `lost`: this machine could not run it, which says nothing about the job.
+        result: what the task returned, if done.
+        outbox: the directory of the task's files, if done; it stays until `discard` or `close`.
+        error: if not done: error (class), code, message, facts, traceback (the user's frames only).
+        seconds: wall time of the last attempt, from its taking on; 0.0 if it never got there.
+        cpu_seconds, peak_memory_bytes: of the process and the children that it waited for; None if unknown.
+        log: the last 64 KiB of what it printed.
+        mode: whether it was forked from a warm launcher or had an interpreter of its own.
+    """
+
+    status: Status
+    result: dict[str, Any] | None = None
+    outbox: Path | None = None
+    error: dict[str, Any] | None = None
+    seconds: float = 0.0
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    log: str = ""
+    mode: Mode = "fork"
+
+
+def environment(cores: int) -> dict[str, str]:
+    """What a process of ours finds in its environment, so that native libraries take no more cores than it was granted.
+
+    Example:
+        >>> environment(2)["OMP_NUM_THREADS"]
+        '2'
+    """
+    numbered = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "RAYON")
+    limited = ("NUMEXPR_MAX", "VECLIB_MAXIMUM", "POLARS_MAX")
+    threads = {f"{name}_NUM_THREADS": str(cores) for name in numbered}
+    threads |= {f"{name}_THREADS": str(cores) for name in limited}
+    # A fixed hash seed: pickles of sets, hence model digests, are the same in every process.
+    return {**os.environ, **threads, "PYTHONHASHSEED": "0"}
+
+
+def job_document(job: Job) -> dict[str, Any]:
+    """The job as its process reads it; checks all that can be checked here."""
+
+    def wrong(name: str, got: object, expected: str) -> InvalidInput:
+        text = f"Can't run the job {job.key!r}: {name} is {got!r}; expected {expected}."
+        return InvalidInput("ST331", text, field=name, expected=expected)
+
+    module, colon, function = job.task.partition(":")
+    if not (colon and all(part.isidentifier() for part in module.split(".")) and function.isidentifier()):
+        raise wrong("task", job.task, "package.module:function")
+    if not 0 < job.timeout_s < float("inf"):
+        raise wrong("timeout_s", job.timeout_s, "a positive finite number of seconds")
+    if job.cores < 1:
+        raise wrong("cores", job.cores, "at least 1")
+    if job.memory_bytes is not None and job.memory_bytes < 1:
+        raise wrong("memory_bytes", job.memory_bytes, "a positive number of bytes, or None")
+    if job.workspace is not None and not job.workspace.is_dir():
+        raise wrong("workspace", str(job.workspace), "an existing directory")
+    names = ("task", "payload", "memory_bytes", "nice", "warm")
+    try:
+        # Through JSON and back: what the caller does to the payload later is not seen by the job.
+        copy: dict[str, Any] = json.loads(json.dumps({name: getattr(job, name) for name in names}, allow_nan=False))
+    except (TypeError, ValueError) as exc:
+        raise wrong("payload", type(job.payload).__name__, f"JSON values only ({exc})") from exc
+    return copy
+
+
+def cancelled(why: str) -> Outcome:
+    """The outcome of a job that nobody wants any more."""
+    return Outcome(status="cancelled", error=error_document(Refused("ST340", why)))
+
+
+def error_document(error: StaytrueError) -> dict[str, Any]:
+    """An error of ours as the `error` of an outcome."""
+    return {**error.document(), "traceback": ""}
