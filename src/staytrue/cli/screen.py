@@ -72,6 +72,15 @@ class Screen:
             # `up` goes on for days after it; in a pipe or a file the document would wait for its end.
             sys.stdout.flush()
 
+    def line(self, document: Any) -> None:
+        """One of many results, for a program: a document on a line of its own."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+
+    def flush(self) -> None:
+        """Let go of what was said: in a pipe or a file it would wait for more."""
+        sys.stdout.flush()
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
         """A table, for a person; the columns named in `right` are numbers."""
         if self.as_json:

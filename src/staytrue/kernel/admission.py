@@ -88,7 +88,7 @@ def cooldown(settings: Settings, setbacks: int) -> timedelta:
         >>> [spell(cooldown(Settings(cooldown="6h"), setbacks)) for setbacks in (0, 1, 5, 1000)]
         ['6h', '12h', '8d', '8d']
     """
-    return duration(settings.cooldown) * 2 ** min(setbacks, _MOST_DOUBLINGS)
+    return duration(settings.cooldown) * (1 << min(setbacks, _MOST_DOUBLINGS))
 
 
 def not_after(times: Sequence[datetime], now: datetime) -> list[datetime]:

@@ -1,0 +1,29 @@
+"""`staytrue promote`: make the challenger champion, without waiting for the end of its trial."""
+
+from __future__ import annotations
+
+import argparse
+
+from staytrue.cli import order
+from staytrue.cli.screen import Screen
+from staytrue.loop.orders import challenger
+from staytrue.store.store import open_store
+
+__all__ = ["arguments", "run"]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the verb."""
+    parser.add_argument(
+        "release", nargs="?", metavar="RELEASE", help="the challenger that is meant (default: whichever it is)"
+    )
+    order.arguments(parser)
+
+
+def run(args: argparse.Namespace, screen: Screen) -> int:
+    """Exit code 3 when nobody is on trial, 4 when another release is."""
+    store = open_store(args.store, must_exist=True)
+    wanted = store.release(args.release).id if args.release else None
+    found = challenger(store.ledger, store.app(args.name), wanted)
+    will = f"Challenger {found[:8]} becomes champion. The old one stays warm, and rollback stays armed."
+    return order.place(store, args, screen, "promote", will, release=found)
