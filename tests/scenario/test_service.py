@@ -200,7 +200,7 @@ def test_every_verb_knows_what_a_service_is(till):
 
     shown = till.run("show", "champion").document
     compared = till.run("diff", old.release, new.release).document
-    trained, fetched = till.run("train"), till.run("fetch")
+    trained, fetched, replayed = till.run("train"), till.run("fetch"), till.run("replay")
     status = till.run("status").document
 
     assert (shown["id"], shown["model"], shown["recipe"], shown["tables"]) == (new.release, None, None, {})
@@ -208,9 +208,11 @@ def test_every_verb_knows_what_a_service_is(till):
     assert compared["code"]["files"]["changed"] == ["app.py"]
     assert (trained.code, trained.document["code"]) == (2, "ST871")
     assert "staytrue deploy" in trained.err
+    assert (replayed.code, replayed.document["code"]) == (2, "ST872")
     assert (fetched.code, fetched.document["fetched"]) == (0, [])
     assert status["champion"]["release"] == new.release
     assert status["right"]["state"] == "unknown"
+    assert "other code" in status["next"]["sentence"]
 
 
 def test_old_code_is_taken_back_and_nothing_is_lost_by_gc(till):

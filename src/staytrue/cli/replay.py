@@ -9,6 +9,7 @@ from typing import Any
 from staytrue.cli.screen import Screen
 from staytrue.cli.times import moment
 from staytrue.dashboard.chart import replay_chart
+from staytrue.errors import InvalidInput
 from staytrue.loop.context import open_context
 from staytrue.loop.replay import replay
 from staytrue.store.durable import disk
@@ -37,6 +38,10 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     """The table of policies, and what happened under the first one. Exit code 1 when a policy's loss is not known."""
     ctx = open_context(args.app, args.store)
     policies = args.policy or ["app" if ctx.app.retraining else ctx.app.settings.retrain, *USUAL]
+    if ctx.app.is_service:
+        raise InvalidInput(
+            "ST872", f"{ctx.app.name} is a plain service: it has no rows, hence no past to replay.", app=ctx.app.name
+        )
     with screen.bars() as bars:
         found = replay(ctx, policies, since=moment(args.since), until=moment(args.until), moved_on=bars.moved)
     screen.document(found)

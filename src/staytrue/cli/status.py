@@ -142,15 +142,16 @@ def _next(seen: dict[str, Any], store: Store, app: str, look: _Look) -> dict[str
         sentence = "nothing: a person paused the loop; `staytrue resume` lets it go on"
     elif trial:
         sentence = f"challenger {trial['release'][:8]} is in {trial['stage']}, {trial['rows']} live rows so far"
+    elif seen.get("service"):
+        sentence = str(seen["next"])
     elif seen.get("next"):
         sentence = f"{seen['next']}; {seen.get('rows_since', 0):,} labelled rows came since the champion's training"
     elif look.runs:
         sentence = "the loop runs, and waits for rows"
     else:
         champion = store.champion(app)
-        sentence = (
-            "`staytrue replay` chooses a policy on your own past"
-            if champion
-            else "`staytrue train` makes the first release"
-        )
+        sentence = "`staytrue train` makes the first release"
+        if champion is not None:
+            idle = "`staytrue up` serves it; other code is what may change it"
+            sentence = idle if champion.release.is_service else "`staytrue replay` chooses a policy on your own past"
     return {"trial": trial, "sentence": sentence}

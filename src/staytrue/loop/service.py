@@ -107,7 +107,7 @@ def let_in(case: Delivery, *, now: bool) -> Steps[Delivered]:
             sentence=known.sentence,
             evidence=known.body["evidence"],
         )
-    why = f"{differs}; it has to prove itself on a share of the traffic (`staytrue up`), --now lets it in at once"
+    why = f"{differs}; a share of the traffic has to tell (`staytrue deploy` while `staytrue up` runs), --now lets it in at once"
     return case.kept_out(key, "undecided", why, {"differs": differs})
 
 
