@@ -19,7 +19,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from staytrue.errors import StaytrueError
-from staytrue.kernel.incident import Incident, seen
+from staytrue.kernel.alarm import Alarm, seen
 from staytrue.serve.metrics import DURATION_BUCKETS, Metrics
 from staytrue.store.ledger import LIVE, Entry
 from staytrue.store.reserve import Disk, DiskState, keep_reserve
@@ -255,7 +255,7 @@ class Vitals:
         self._window: deque[Sample] = deque()
         self._usual: deque[float] = deque(maxlen=60)
         self._minute_s = self._began_s
-        self._incidents: dict[What, Incident] = {what: Incident() for what in get_args(What)}
+        self._alarms: dict[What, Alarm] = {what: Alarm() for what in get_args(What)}
         self._opened_at: dict[What, datetime] = {}
         self._untold: deque[Entry] = deque(maxlen=100)
         self._adopted = False
@@ -309,8 +309,8 @@ class Vitals:
         self._measure(now, found)
         for what, reading in found.items():
             open_after_s, close_after_s = _HOLD_S[what]
-            self._incidents[what], turn = seen(
-                self._incidents[what],
+            self._alarms[what], turn = seen(
+                self._alarms[what],
                 now.now_s,
                 is_bad=reading.is_bad,
                 open_after_s=open_after_s,
@@ -339,7 +339,7 @@ class Vitals:
             self._shed(self.disk == "full")
         if p99 is not None and now.now_s - self._minute_s >= _WINDOW_S:
             self._minute_s = now.now_s
-            if not self._incidents["latency"].is_open:
+            if not self._alarms["latency"].is_open:
                 self._usual.append(p99)
 
     # ------------------------------------------------------------ telling
@@ -386,10 +386,10 @@ class Vitals:
             return False  # asked again at the next look
         for event in events:
             what = event.body.get("what")
-            if event.body.get("alarm") != "system" or what not in self._incidents:
+            if event.body.get("alarm") != "system" or what not in self._alarms:
                 continue
             is_open = event.body.get("state") == "opened"
-            self._incidents[what] = Incident(is_open=is_open)
+            self._alarms[what] = Alarm(is_open=is_open)
             self._metrics.alarm.labels(what).set(float(is_open))
             if is_open:
                 self._opened_at[what] = event.at

@@ -138,7 +138,7 @@ def test_an_alarm_that_a_front_left_open_is_not_opened_again_and_is_resolved_by_
     watched.vitals = watched.anew()
     watched.look(2)
     still = list(watched.told)
-    watched.vitals._incidents["worker"] = replace(watched.vitals._incidents["worker"], contrary_s=-1e9)
+    watched.vitals._alarms["worker"] = replace(watched.vitals._alarms["worker"], contrary_s=-1e9)
     watched.look()
 
     assert still == [("worker", "opened")]

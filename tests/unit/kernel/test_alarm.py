@@ -1,30 +1,30 @@
-"""An incident is opened once and resolved once, however the figures tremble."""
+"""An alarm is opened once and resolved once, however the figures tremble."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from staytrue.kernel.incident import Incident, seen
+from staytrue.kernel.alarm import Alarm, seen
 
 looks = st.lists(st.sampled_from([True, False, None]), max_size=60)
 
 
 def turns(bad, **holds):
-    incident, story = Incident(), []
+    alarm, story = Alarm(), []
     for now_s, is_bad in enumerate(bad):
-        incident, turn = seen(incident, float(now_s), is_bad=is_bad, **holds)
+        alarm, turn = seen(alarm, float(now_s), is_bad=is_bad, **holds)
         story.append(turn)
-    return story, incident
+    return story, alarm
 
 
 @given(looks, st.integers(0, 5), st.integers(0, 5))
 def test_opened_and_resolved_take_turns(bad, open_after_s, close_after_s):
-    story, incident = turns(bad, open_after_s=open_after_s, close_after_s=close_after_s)
+    story, alarm = turns(bad, open_after_s=open_after_s, close_after_s=close_after_s)
 
     told = [turn for turn in story if turn]
     assert told == (["opened", "resolved"] * len(told))[: len(told)]
-    assert incident.is_open == (told[-1:] == ["opened"])
+    assert alarm.is_open == (told[-1:] == ["opened"])
 
 
 def test_one_that_trembles_is_told_of_once():
