@@ -231,7 +231,12 @@ class Controller:
             self.paused = what == "pause"
             done = "paused: nothing is fetched, trained or decided" if self.paused else "resumed"
             self._tell("paused" if self.paused else "resumed", f"{order.by}: the loop is {done} ({why}).", now, said)
-        elif what == "retrain" and isinstance(life, Life) and trial is None:
+        elif (
+            what == "retrain"
+            and isinstance(life, Life)
+            and trial is None
+            and life.past.rows(life.stop, life.known) > 0  # else there is nothing to hold a challenger against
+        ):
             self.run(life.retrain(now, Decision(retrain=True, why=f"{order.by} asked for it: {why}", numbers=said)))
         elif what == "deploy" and order.code and life is not None:
             self._propose(Proposal(code=order.code, name=f"code {order.code[:8]}", home=self.ctx.home))
@@ -300,11 +305,11 @@ class Controller:
             return
         self._table = ref.digest
         if self.life is not None:
-            began = self.life.past.ticks[0].part.since
+            before, remembered = self.life.past.ticks, remember(self.life)
             self.life.past = Past.live(self.ctx)
-            if self.life.past.ticks[0].part.since != began:
-                # Older rows were fetched: ticks have other numbers now, which memory knows how to read.
-                self._recall(remember(self.life) | {"origin": began.isoformat()})
+            if any(old.part.since != new.part.since for old, new in zip(before, self.life.past.ticks, strict=False)):
+                # Rows of an older time came: ticks have other numbers now, which memory knows how to read.
+                self._recall(remembered)
 
     # ------------------------------------------------------------ ticks
 

@@ -1,12 +1,14 @@
 """Memory: what a life remembers between two ticks, as one JSON document, and the life that goes on from it.
 
 The document replaces the one before in the transaction that writes what happened (`store/ledger.py`: `Fence`), so after a crash
-the loop goes on from its last word. Releases stand in it by id, models and code are in the store. Ticks stand in it by their
-number, counted from the first one kept: rows that are fetched later for an older time shift them, and are allowed for.
+the loop goes on from its last word. Releases stand in it by id, models and code are in the store. Ticks stand in it by the
+time at which they begin, since their numbers change: when rows are fetched for an older time, and when a window that was in
+quarantine comes after all. A tick that appears before those lived through is history, and is not lived through again.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -24,33 +26,30 @@ from staytrue.loop.watch import RollbackWatch, Watch
 
 __all__ = ["FORM", "recall", "remember"]
 
-FORM: Final = 1
+FORM: Final = 2
 """The form of the document; one of another form is not read, and the watch begins anew."""
+_POSITIONS: Final = ("stop", "began", "lived", "known", "tried")
 
 
 def remember(life: Life) -> dict[str, Any]:
     """All that the life needs to go on, as JSON."""
     return {
         "form": FORM,
-        "origin": life.past.ticks[0].part.since.isoformat(),
         "release": life.release,
         "rows": life.champion.rows,
-        "stop": life.stop,
-        "began": life.began,
-        "lived": life.lived,
-        "known": life.known,
-        "tried": life.tried,
+        **{name: _time(life, getattr(life, name)) for name in _POSITIONS},
         "watch": _watch_document(life.watch),
-        "retraining": life.retraining and {"now": life.retraining.now.isoformat(), "known": life.retraining.known},
-        "trial": life.trial and _trial_document(life.trial),
+        "retraining": life.retraining
+        and {"now": life.retraining.now.isoformat(), "known": _time(life, life.retraining.known)},
+        "trial": life.trial and _trial_document(life, life.trial),
         "waiting": life.waiting and {**asdict(life.waiting), "until": life.waiting.until.isoformat()},
-        "rollback": life.rollback and _rollback_document(life.rollback),
+        "rollback": life.rollback and _rollback_document(life, life.rollback),
         "asked_until": life.asked_until and life.asked_until.isoformat(),
         "decided_at": life.decided_at.isoformat(),
         "spent": [at.isoformat() for at in life.spent],
         "setbacks": life.setbacks,
         "number": life.number,
-        "served": {str(tick): asdict(one) for tick, one in life.served.items()},
+        "served": {_time(life, tick): asdict(one) for tick, one in life.served.items()},
         "recent": life.recent,
         "last": life.last and asdict(life.last),
         "count": life.chronicle.count,
@@ -66,46 +65,48 @@ def recall(life: Life, document: Mapping[str, Any]) -> None:
     """
     if document.get("form") != FORM:
         raise _unreadable(f"its form is {document.get('form')!r}, expected {FORM}")
-    shift = _shift(life, datetime.fromisoformat(document["origin"]))
     try:
-        _recall(life, document, shift)
+        _recall(life, document)
     except (KeyError, TypeError, ValueError) as exc:
         raise _unreadable(f"{type(exc).__name__}: {exc}") from exc
 
 
-def _recall(life: Life, document: Mapping[str, Any], shift: int) -> None:
+def _recall(life: Life, document: Mapping[str, Any]) -> None:
     life.release = Digest(document["release"])
     life.champion = _with_rows(life.who(life.release), document["rows"])
-    for name in ("stop", "began", "lived", "known", "tried"):
-        setattr(life, name, int(document[name]) + shift)
+    for name in _POSITIONS:
+        setattr(life, name, _tick(life, document[name]))
     life.watch = _watch(document["watch"])
     under_way = document["retraining"]
     if under_way:
         now = datetime.fromisoformat(under_way["now"])
-        life.retraining = Retraining(now=now, known=int(under_way["known"]) + shift)
-    life.trial = _trial(life, document["trial"], shift) if document["trial"] else None
+        life.retraining = Retraining(now=now, known=_tick(life, under_way["known"]))
+    life.trial = _trial(life, document["trial"]) if document["trial"] else None
     waiting = document["waiting"]
     life.waiting = Waiting(**{**waiting, "until": datetime.fromisoformat(waiting["until"])}) if waiting else None
-    life.rollback = _rollback(life, document["rollback"], shift) if document["rollback"] else None
+    life.rollback = _rollback(life, document["rollback"]) if document["rollback"] else None
     asked_until = document["asked_until"]
     life.asked_until = datetime.fromisoformat(asked_until) if asked_until else None
     life.decided_at = datetime.fromisoformat(document["decided_at"])
     life.spent = [datetime.fromisoformat(at) for at in document["spent"]]
     life.setbacks, life.number = int(document["setbacks"]), int(document["number"])
-    life.served = {int(tick) + shift: Served(**one) for tick, one in document["served"].items()}
+    life.served = {_tick(life, time): Served(**one) for time, one in document["served"].items()}
     life.recent = [(int(rows), float(total)) for rows, total in document["recent"]]
     life.last = Decision(**document["last"]) if document["last"] else None
     life.chronicle.count = int(document["count"])
 
 
-def _shift(life: Life, origin: datetime) -> int:
-    """By how many ticks the first one moved since: older rows were fetched."""
-    for tick in life.past.ticks:
-        if tick.part.since == origin:
-            return tick.index
-        if tick.part.since > origin:
-            break
-    raise _unreadable(f"the rows from {origin:%Y-%m-%d %H:%M} on, with which it begins, are not there any more")
+def _time(life: Life, tick: int) -> str:
+    """When a tick begins; of the one to come, when the last one ends."""
+    return life.now(tick, begins=True).isoformat()
+
+
+def _tick(life: Life, time: str) -> int:
+    """The first tick that begins at that time or later."""
+    moment, ticks = datetime.fromisoformat(time), life.past.ticks
+    if moment > ticks[-1].part.until:
+        raise _unreadable(f"the rows up to {moment:%Y-%m-%d %H:%M}, of which it tells, are not there any more")
+    return bisect_left(ticks, moment, key=lambda tick: tick.part.since)
 
 
 def _watch_document(watch: Watch) -> dict[str, Any]:
@@ -132,13 +133,13 @@ def _pairs(document: Mapping[str, Any]) -> Pairs:
     )
 
 
-def _trial_document(trial: Trial) -> dict[str, Any]:
+def _trial_document(life: Life, trial: Trial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "release": trial.release,
         "rows": trial.challenger.rows,
         "steps": [asdict(step) for step in trial.steps],
-        "started": trial.started,
+        "started": _time(life, trial.started),
         "pairs": _pairs_document(trial.pairs),
         "live": _pairs_document(trial.live),
         "at": trial.at,
@@ -150,14 +151,14 @@ def _trial_document(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _trial(life: Life, document: Mapping[str, Any], shift: int) -> Trial:
+def _trial(life: Life, document: Mapping[str, Any]) -> Trial:
     release = Digest(document["release"])
     plain = {name: document[name] for name in ("number", "at", "step_rows", "live_rows", "source")}
     return Trial(
         release=release,
         challenger=_with_rows(life.who(release), document["rows"]),
         steps=tuple(Step(**step) for step in document["steps"]),
-        started=int(document["started"]) + shift,
+        started=_tick(life, document["started"]),
         pairs=_pairs(document["pairs"]),
         live=_pairs(document["live"]),
         lost=Sums(**document["lost"]),
@@ -166,24 +167,24 @@ def _trial(life: Life, document: Mapping[str, Any], shift: int) -> Trial:
     )
 
 
-def _rollback_document(rollback: RollbackWatch) -> dict[str, Any]:
+def _rollback_document(life: Life, rollback: RollbackWatch) -> dict[str, Any]:
     return {
         "number": rollback.number,
         "release": rollback.old_release,
         "rows": rollback.old.rows,
-        "stop": rollback.old_stop,
+        "stop": _time(life, rollback.old_stop),
         "pairs": _pairs_document(rollback.pairs),
         "rows_left": rollback.rows_left,
     }
 
 
-def _rollback(life: Life, document: Mapping[str, Any], shift: int) -> RollbackWatch:
+def _rollback(life: Life, document: Mapping[str, Any]) -> RollbackWatch:
     release = Digest(document["release"])
     return RollbackWatch(
         number=int(document["number"]),
         old=_with_rows(life.who(release), document["rows"]),
         old_release=release,
-        old_stop=int(document["stop"]) + shift,
+        old_stop=_tick(life, document["stop"]),
         pairs=_pairs(document["pairs"]),
         rows_left=int(document["rows_left"]),
     )
