@@ -10,6 +10,7 @@ import numpy as np
 
 from staytrue.kernel.release import Digest
 from staytrue.store import frames
+from staytrue.store.join import own_name
 from staytrue.store.store import Store
 from staytrue.store.traffic import plain
 
@@ -27,7 +28,7 @@ class ServedAnswers:
     """
 
     def __init__(self, store: Store, app: str, *, key: str) -> None:
-        self._store, self._app, self._key = store, app, key
+        self._store, self._app, self._key = store, app, own_name(key)
         self._known: dict[str, _Who] = {}
 
     def answers(

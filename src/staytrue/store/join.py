@@ -21,7 +21,7 @@ from staytrue.kernel.traffic import Ints, first_of_each, ranks, winners
 from staytrue.store import frames
 from staytrue.store.records import LOGGED, json_text, texts_of
 
-__all__ = ["Chunk", "alike", "as_text", "joined", "no_predictions", "once", "own_names", "union"]
+__all__ = ["Chunk", "alike", "as_text", "joined", "no_predictions", "once", "own_name", "own_names", "union"]
 
 _NUMERIC: Final = frozenset({"int64", "uint64", "float32", "float64"})
 _BEFORE: Final[Schema] = (
@@ -68,6 +68,16 @@ def no_predictions(columns: Schema) -> frames.Rows:
     return frames.no_rows((*_BEFORE, *logged, *_AFTER))
 
 
+def own_name(column: str) -> str:
+    """A logged column as it is called beside ours.
+
+    Example:
+        >>> own_name("size"), own_name("id")
+        ('size', 'row.id')
+    """
+    return f"row.{column}" if column in _OURS else column
+
+
 def own_names(schema: Schema) -> Schema:
     """The logged columns as they are called beside ours.
 
@@ -75,7 +85,7 @@ def own_names(schema: Schema) -> Schema:
         >>> own_names((("size", "float64"), ("at", "timestamp[UTC]")))
         (('size', 'float64'), ('row.at', 'timestamp[UTC]'))
     """
-    return tuple((f"row.{name}" if name in _OURS else name, kind) for name, kind in schema)
+    return tuple((own_name(name), kind) for name, kind in schema)
 
 
 def _values(rows: frames.Rows, name: str) -> NDArray[Any]:
