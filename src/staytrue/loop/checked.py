@@ -42,7 +42,8 @@ class Candidate:
         trained: who answers for it; None in a plain service.
         comparison: who answered in the backtest; None where there was nothing to compare.
         tested: what the backtest showed, with its evidence (`tested.pairs`); None likewise.
-        same_answers: it is the same model and gives the same golden answers: nobody can tell it from the old one.
+        same_answers: it is the same model, and gives the same answers to the golden rows, to every held-out row and to every
+            logged request that both were asked: nobody can tell it from the old one.
     """
 
     ctx: Context

@@ -22,6 +22,7 @@ __all__ = ["Window", "sources_checked"]
 
 Window = tuple[datetime, datetime]
 
+_SAID = ("code", "column", "sentence", "likely", "severity")
 _WINDOWS = 30
 """Into a store that was made for the check so many windows of a source are fetched."""
 
@@ -141,7 +142,7 @@ def _told(source: str, rows: int, breaches: Sequence[Breach], about: str) -> dic
         "source": source,
         "rows": rows,
         "refused": len(refused),
-        "breaches": [asdict(breach) for breach in breaches],
+        "breaches": [{name: getattr(breach, name) for name in _SAID} for breach in breaches],
         "sentence": ": ".join([about, said[0]]) if said else f"{about}.",
     }
 

@@ -78,7 +78,7 @@ class Repository:
     def tip(self, branch: str) -> str | None:
         """The newest commit of a branch (`main`, `origin/main`, or `HEAD` of this work tree); None when there is no such branch.
 
-        It costs some 30 us and starts no process, but where the repository keeps its refs in a reftable.
+        It starts no process, but where the repository keeps its refs in a reftable.
 
         Raises:
             NotFound: ST833, no branch can have that name.
