@@ -283,14 +283,15 @@ class Controller:
         """Ask every source whose next window is over; the labelled one last, so that it finds the others' rows."""
         sources = self.ctx.app.sources
         for name in sorted(sources, key=lambda n: bool(sources[n].spec.label)):
-            now = self.clock()
-            if now < self._due.get(name, now) or now < self.pauses.get(name, (now, _FIRST_PAUSE))[0]:
+            # A pause is by the wall's clock: in a drill the other one may stand until the rows are there.
+            now, at = self.clock(), self.wall()
+            if now < self._due.get(name, now) or at < self.pauses.get(name, (at, _FIRST_PAUSE))[0]:
                 continue
             try:
                 self.run(fetch(self.ctx, name, now=now))
             except (Unavailable, InvalidInput, Refused, Conflict) as exc:
                 pause = min(2 * self.pauses[name][1], _LONGEST_PAUSE) if name in self.pauses else _FIRST_PAUSE
-                self.pauses[name] = (now + pause, pause)
+                self.pauses[name] = (at + pause, pause)
                 self.say(f"Fetching {name} failed, again in {pause.total_seconds():.0f} s: {exc}")
                 continue
             self.pauses.pop(name, None)
@@ -354,8 +355,8 @@ class Controller:
         mark = (follower.tip() or "") if follower else self.mark
         if follower and mark is not None and mark != self.mark:
             self._pushed(follower, mark)
-        now = self.clock()
-        if self.proposed is not None and now >= self.pauses.get(_CODE, (now, _FIRST_PAUSE))[0]:
+        at = self.wall()
+        if self.proposed is not None and at >= self.pauses.get(_CODE, (at, _FIRST_PAUSE))[0]:
             self._try_code(life, Proposal(**{**self.proposed, "home": self.ctx.home}))
 
     def _pushed(self, follower: Follower, mark: str) -> None:
@@ -392,7 +393,7 @@ class Controller:
             if isinstance(exc, Conflict):
                 raise
             pause = min(2 * self.pauses[_CODE][1], _LONGEST_PAUSE) if _CODE in self.pauses else _FIRST_PAUSE
-            self.pauses[_CODE] = (self.clock() + pause, pause)
+            self.pauses[_CODE] = (self.wall() + pause, pause)
             self.say(f"Checking {proposal.name} came to nothing, again in {pause.total_seconds():.0f} s: {exc}")
             return
         self.pauses.pop(_CODE, None)
