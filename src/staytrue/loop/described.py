@@ -1,7 +1,7 @@
 """Described: an app known by what its decorators were told, so that code which has proven nothing is imported in jobs only.
 
 A job imports the code and says what it declares; here an App is told the same. It can be trained, compared and delivered as
-any other, since a user's functions run in jobs anyway. Only a metric of the user's own is asked in the loop's process.
+any other, since a user's functions run in jobs anyway. Only a metric or policy of the user's own is asked in the loop's process.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def document_of(app: App) -> dict[str, Any]:
         "training": None if app.is_service else _training(app),
         "prediction": _prediction(app),
         "settings": {field.name: getattr(app.settings, field.name) for field in fields(app.settings)},
+        "decides_itself": app.retraining is not None,
     }
 
 
@@ -94,6 +95,8 @@ def app_of(document: Mapping[str, Any], *, metric: str | Callable[..., Any] | No
     """
     app = App(document["name"])
     app.policy(**document["settings"])
+    if document["decides_itself"]:
+        app.policy(_elsewhere("policy", [("known", None)]))
     for source in document["sources"]:
         asked = [] if source["snapshot"] else [("since", None), ("until", None)]
         app.data(**{name: value for name, value in source.items() if name != "name"})(_elsewhere(source["name"], asked))
