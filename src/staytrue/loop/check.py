@@ -6,12 +6,10 @@ fails ends it. The same code against the same release and rows is not checked tw
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 from staytrue.errors import NotFound, StaytrueError
@@ -21,6 +19,7 @@ from staytrue.kernel.release import Digest, Release, trained_by
 from staytrue.kernel.trial import Judgement
 from staytrue.loop.app_tests import command_of, tested
 from staytrue.loop.change import Change, identified, reusing
+from staytrue.loop.check_memory import recalled, remember
 from staytrue.loop.check_step import Step, StepFailedError, skipped
 from staytrue.loop.checked import Base, Candidate, Checked
 from staytrue.loop.comparison import NEW_ROWS, Comparison, compared, without_newest
@@ -148,7 +147,7 @@ class _Check:
         )
         found = replace(found, candidate=self.candidate if found.passed else None)
         if not found.passed:
-            self._remember(found.key, found.document())
+            remember(self.store, found.key, found.document())
         return found
 
     def _one(self, name: str, method: Callable[[], Steps[Step]]) -> Steps[Step]:
@@ -172,29 +171,8 @@ class _Check:
         about = {"form": _FORM, "code": self.proposal.code, "env": env_id(self.store.objects), "base": base}
         return digest(canonical_json({**about, "rows": rows}))
 
-    def _place(self, key: str) -> Path:
-        return self.store.work / "checks" / f"{key}.json"
-
-    def _remember(self, key: str, document: Mapping[str, Any]) -> None:
-        """For the next time, if the disk takes it: it may be deleted at any time, and a full disk stops nobody."""
-        place = self._place(key)
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            temporary = place.with_suffix(f".{time.monotonic_ns()}")
-            temporary.write_text(json.dumps(document), "utf-8")
-            temporary.replace(place)
-        except OSError:
-            return
-
-    def _recalled(self, key: str) -> dict[str, Any] | None:
-        try:
-            document = json.loads(self._place(key).read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
-        return document if isinstance(document, dict) else None
-
     def _recall(self, key: Digest) -> Checked | None:
-        document = self._recalled(key)
+        document = recalled(self.store, key)
         if document is None:
             return None
         return Checked(
@@ -224,12 +202,12 @@ class _Check:
     def _tests(self) -> Steps[Step]:
         command = command_of(self.ctx)
         key = digest(canonical_json({"form": _FORM, "code": self.ctx.code, "env": self.ctx.env, "tests": command}))
-        known = None if self.again else self._recalled(key)
+        known = None if self.again else recalled(self.store, key)
         if known is not None:
             return Step(**{**known, "sentence": f"{known['sentence']} (As found before.)"})
         step, self.refs = yield from tested(self.ctx, command)
         if step.status == "passed":
-            self._remember(key, asdict(step))
+            remember(self.store, key, asdict(step))
         return step
 
     def _contract(self) -> Steps[Step]:
