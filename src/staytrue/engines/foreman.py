@@ -20,9 +20,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, TypeAlias, cast
 
-from staytrue.engines.guard import DETACHED, KILL, Ended, Guard, reap, signal_group
+from staytrue.engines import toll
+from staytrue.engines.guard import DETACHED, KILL, Ended, Guard, end_families, end_marked, marked, reap, signal_group
 from staytrue.engines.job import Handle, Job, Mode, Outcome, Status, cancelled, environment, error_document
 from staytrue.engines.launcher import CANT_WRITE, read_frame, write_frame
 from staytrue.errors import Refused, StaytrueError, Unavailable
@@ -36,8 +37,14 @@ _KILL_S = 0.05
 _ABANDON_S = 1.0
 _LOG_TAIL_BYTES = 64 << 10
 _LOG_LIMIT_BYTES = 16 << 20
-_LOG_CHECK_S = 0.5
+_WATCH_S = 0.1
+_STOPPED_S = 10.0
+# What a machine keeps for all others: below it the largest job has to go, before the kernel chooses.
+_RESERVE = 0.03
+_LEAST_RESERVE_BYTES, _MOST_RESERVE_BYTES = 128 << 20, 1 << 30
 _NEVER = float("inf")
+_Key: TypeAlias = tuple[str, int, int]
+"""Workspace, cores, and for a job that needs a launcher of its own its number."""
 
 
 @dataclass(kw_only=True)
@@ -48,6 +55,12 @@ class Pending:
     job: Job
     document: dict[str, Any]
     losses: int = 0
+
+    @property
+    def key(self) -> _Key:
+        """Which launcher it may be given to. After a loss one of its own: what it does to its launcher hits nobody else."""
+        workspace = "" if self.job.workspace is None else str(self.job.workspace.resolve())
+        return (workspace, self.job.cores, self.handle.number + 1 if self.losses else 0)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,6 +82,8 @@ class _Attempt:
     began: float | None = None
     deadline: float = _NEVER
     group: int | None = None
+    disk_bytes: float = _NEVER
+    stopped_at: float | None = None
     ending: tuple[Status, StaytrueError] | None = None
 
 
@@ -76,10 +91,11 @@ class _Attempt:
 class _Launcher:
     """A launcher process as its pool sees it. `handing` is the one attempt that it prepares; others may run."""
 
-    key: tuple[str, int]
+    key: _Key
     mode: Mode
     process: subprocess.Popen[bytes]
     log: Path
+    mark: str
     due: float
     ready: bool = False
     retired: bool = False
@@ -87,6 +103,7 @@ class _Launcher:
     handing: _Attempt | None = None
     running: set[str] = field(default_factory=set)
     idle_since: float = 0.0
+    stopped_at: float | None = None
     reader: threading.Thread | None = None
 
     @property
@@ -106,7 +123,10 @@ class Foreman:
         max_launchers: int,
         start_s: float,
         answer_s: float,
+        background: bool,
+        reserve_bytes: int | None,
         post: Callable[..., None],
+        begun: Callable[[Handle, Path | None], None],
         conclude: Callable[[Handle, Outcome], None],
     ) -> None:
         self.closed = False
@@ -117,14 +137,17 @@ class Foreman:
         self._start_s = start_s
         self._answer_s = answer_s
         self._post = post
+        self._begun = begun
         self._conclude = conclude
         self._queue: deque[Pending] = deque()
         self._attempts: dict[str, _Attempt] = {}
-        self._launchers: dict[tuple[str, int], _Launcher] = {}
+        self._launchers: dict[_Key, _Launcher] = {}
         self._processes: set[_Launcher] = set()
-        self._unforkable: set[tuple[str, int]] = set()
-        self._logs_due = _NEVER
-        self._guard = Guard()
+        self._unforkable: set[_Key] = set()
+        self._watch_due = _NEVER
+        self._background, self._reserve_bytes = background, reserve_bytes
+        self._mark = f"{place.name}."
+        self._guard = Guard(self._mark)
 
     # What callers ask for
 
@@ -155,10 +178,11 @@ class Foreman:
                 self._conclude(attempt.pending.handle, final)
         for pending in self._queue:
             self._conclude(pending.handle, final)
+        end_families(launcher.process.pid for launcher in self._processes)
         for launcher in self._processes:
-            signal_group(launcher.process.pid, KILL)
             self._guard.forget(launcher.process.pid)
             _forget_process(launcher)
+        end_marked(self._mark)
         self._attempts.clear()
         self._queue.clear()
         self._guard.close()
@@ -170,7 +194,7 @@ class Foreman:
         """Seconds until the next thing is due; None: nothing is."""
         dues = [attempt.due for attempt in self._attempts.values()]
         dues += [launcher.due for launcher in self._processes]
-        due = min([*dues, self._logs_due])
+        due = min([*dues, self._watch_due])
         return None if due == _NEVER else max(0.0, due - time.monotonic())
 
     def look_around(self) -> None:
@@ -182,7 +206,7 @@ class Foreman:
             self._kill(launcher)
         self._hand_out()
         self._let_go()
-        self._shorten_logs(now)
+        self._watch(now)
 
     def _on_due(self, attempt: _Attempt, now: float) -> None:
         if attempt.phase in ("handed", "abandoned"):
@@ -255,7 +279,7 @@ class Foreman:
             attempt.due = _NEVER
         else:
             attempt.phase, attempt.due = "running", attempt.deadline
-            self._logs_due = min(self._logs_due, time.monotonic() + _LOG_CHECK_S)
+            self._watch_due = min(self._watch_due, time.monotonic() + _WATCH_S)
 
     def _on_failed(self, attempt: _Attempt, frame: dict[str, Any]) -> None:
         self._finish(attempt, Ended(exit_code=frame.get("exit_code", 0)))
@@ -284,12 +308,13 @@ class Foreman:
                 continue
             if attempt.group is not None:
                 signal_group(attempt.group, KILL)
-            self._lose(attempt, blamed=attempt in blamed)
+            self._lose(attempt, ended, blamed=attempt in blamed)
+        end_marked(launcher.mark)
         if launcher.mode == "fork" and not launcher.ready:
             self._give_up_on(launcher, ended)
         _forget_process(launcher)
 
-    def _lose(self, attempt: _Attempt, *, blamed: bool) -> None:
+    def _lose(self, attempt: _Attempt, ended: Ended, *, blamed: bool) -> None:
         if attempt.ending is not None:
             self._finish(attempt, None)
             return
@@ -299,7 +324,10 @@ class Foreman:
             self._drop(attempt)
             self._queue.appendleft(pending)
             return
-        text = f"The launcher of {pending.job.key} died twice. See the log; an import or `prepare` may have crashed it."
+        text = (
+            f"The launcher of {pending.job.key} died twice, the second time with this job alone "
+            f"({_exit_words(ended.exit_code)}): an import or `prepare` crashes it, or the job kills it. See the log."
+        )
         log = _tail(attempt.launcher.log) + _tail(attempt.place / "log")
         error = error_document(Unavailable("ST341", text, losses=pending.losses))
         self._conclude(pending.handle, self._outcome(attempt, "failed", error=error, log=log))
@@ -309,7 +337,7 @@ class Foreman:
         text = f"Can't start a process for jobs: it ended with {_exit_words(ended.exit_code)} before it was ready."
         log = _tail(launcher.log)
         error = Unavailable("ST342", f"{text} Its last words: {log.strip()[-500:]!r}", exit_code=ended.exit_code)
-        for pending in [one for one in self._queue if _key(one.job) == launcher.key]:
+        for pending in [one for one in self._queue if one.key == launcher.key]:
             self._queue.remove(pending)
             self._conclude(pending.handle, Outcome(status="lost", error=error_document(error), log=log))
 
@@ -325,17 +353,21 @@ class Foreman:
         else:
             report = _report(attempt) if ended is not None and ended.exit_code == 0 else None
             if report is None:
-                status: Status = "lost" if ended is not None and ended.exit_code == CANT_WRITE else "failed"
-                outcome = self._outcome(attempt, status, ended, error=_crash_error(attempt.pending.job, ended))
-            else:
-                answer = {name: report.get(name) for name in ("result", "error")}
-                outcome = self._outcome(attempt, report["status"], ended, **answer)
-        self._drop(attempt, keep=outcome.status == "done")
+                cant = ended is not None and ended.exit_code == CANT_WRITE
+                report = {"status": "lost" if cant else "failed", "error": _crash_error(attempt.pending.job, ended)}
+            if report["status"] == "lost" and (size := toll.disk_bytes(attempt.place)) > attempt.disk_bytes:
+                # The disk is full, and it is this job that filled it.
+                report = {"status": "failed", "error": error_document(_disk_error(attempt, size))}
+            answer = {name: report.get(name) for name in ("result", "error")}
+            outcome = self._outcome(attempt, report["status"], ended, **answer)
+        self._drop(attempt, keep=outcome)
         self._conclude(attempt.pending.handle, outcome)
 
     def _outcome(self, attempt: _Attempt, status: Status, ended: Ended | None = None, **facts: Any) -> Outcome:
-        facts.setdefault("log", _tail(attempt.place / "log"))
+        log = attempt.place / "log"
+        facts.setdefault("log", _tail(log))
         return Outcome(
+            log_file=log if log.exists() else None,
             status=status,
             outbox=attempt.place / "outbox" if status == "done" else None,
             seconds=0.0 if attempt.began is None else time.monotonic() - attempt.began,
@@ -345,13 +377,19 @@ class Foreman:
             **facts,
         )
 
-    def _drop(self, attempt: _Attempt, *, keep: bool = False) -> None:
+    def _drop(self, attempt: _Attempt, *, keep: Outcome | None = None) -> None:
+        """Forget it, and all that it wrote but what its outcome names."""
         del self._attempts[attempt.nonce]
+        self._begun(attempt.pending.handle, None)
         attempt.launcher.running.discard(attempt.nonce)
+        if attempt.launcher.key[-1]:
+            self._retire(attempt.launcher)  # it was for this job
         if attempt.group is not None:
             self._guard.forget(attempt.group)
-        if not keep:
+        if keep is None or keep.log_file is None:
             shutil.rmtree(attempt.place, ignore_errors=True)
+        elif keep.outbox is None:
+            shutil.rmtree(attempt.place / "outbox", ignore_errors=True)
 
     # How an attempt begins
 
@@ -371,7 +409,7 @@ class Foreman:
         """To its launcher, if that is ready for it; else it stays in the queue."""
         launcher = None
         try:
-            launcher = self._launcher_for(pending.job)
+            launcher = self._launcher_for(pending)
             if launcher is None:
                 return
             attempt = self._attempt(pending, launcher)
@@ -384,14 +422,15 @@ class Foreman:
             return
         self._queue.remove(pending)
         launcher.handing = self._attempts[attempt.nonce] = attempt
+        self._begun(pending.handle, attempt.place)
         with contextlib.suppress(OSError):  # it died: its end is reported, and the attempt is lost then
             write_frame(
                 cast("IO[bytes]", launcher.process.stdin).fileno(),
                 {"nonce": attempt.nonce, "place": str(attempt.place)},
             )
 
-    def _launcher_for(self, job: Job) -> _Launcher | None:
-        key = _key(job)
+    def _launcher_for(self, pending: Pending) -> _Launcher | None:
+        key = pending.key
         if self._mode == "spawn" or key in self._unforkable:
             return self._launch(key, "spawn")
         launcher = self._launchers.get(key)
@@ -413,13 +452,20 @@ class Foreman:
             phase="handed",
             due=time.monotonic() + (self._start_s if spawned else self._answer_s),
             group=launcher.process.pid if spawned else None,
+            disk_bytes=self._disk_bytes(pending.job),
         )
+
+    def _disk_bytes(self, job: Job) -> float:
+        free = toll.free_bytes(self._place)
+        return job.disk_bytes or (_NEVER if free is None else free / 2)
 
     # Launchers
 
-    def _launch(self, key: tuple[str, int], mode: Mode) -> _Launcher:
-        workspace, cores = key
-        log = self._place / f"launcher-{secrets.token_hex(4)}.log"
+    def _launch(self, key: _Key, mode: Mode) -> _Launcher:
+        workspace, cores, _ = key
+        name = secrets.token_hex(4)
+        log = self._place / f"launcher-{name}.log"
+        mark = f"{self._mark}{name}"
         argv = [
             sys.executable,
             "-P",
@@ -427,6 +473,7 @@ class Foreman:
             "staytrue.engines.launcher",
             "one" if mode == "spawn" else "fork",
             workspace,
+            *(["background"] if self._background else []),
         ]
         with log.open("ab") as sink:
             process = subprocess.Popen(
@@ -435,11 +482,11 @@ class Foreman:
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 bufsize=0,
-                env=environment(cores),
+                env=environment(cores) | marked(mark),
                 **DETACHED,
             )
         due = _NEVER if mode == "spawn" else time.monotonic() + self._start_s
-        launcher = _Launcher(key=key, mode=mode, process=process, log=log, due=due)
+        launcher = _Launcher(key=key, mode=mode, process=process, log=log, mark=mark, due=due)
         self._processes.add(launcher)
         self._guard.watch(process.pid)
         launcher.reader = threading.Thread(target=self._read, args=(launcher,), name="staytrue-launcher", daemon=True)
@@ -476,7 +523,7 @@ class Foreman:
     def _kill(self, launcher: _Launcher) -> None:
         launcher.condemned, launcher.due = True, _NEVER
         self._retire(launcher)
-        signal_group(launcher.process.pid, KILL)
+        end_families([launcher.process.pid])
 
     def _let_go(self) -> None:
         idle = sorted((one for one in self._launchers.values() if one.idle), key=lambda one: one.idle_since)
@@ -485,15 +532,67 @@ class Foreman:
         for launcher in [one for one in self._processes if one.retired and one.idle and not one.condemned]:
             self._kill(launcher)
 
-    def _shorten_logs(self, now: float) -> None:
-        """A job that prints for ever must not fill the disk: its log, which is open for appending, starts anew."""
-        if self._logs_due > now:
+    # What running jobs take
+
+    def _watch(self, now: float) -> None:
+        """Ten times a second while jobs run: none may take the machine from all others."""
+        if self._watch_due > now:
             return
-        self._logs_due = now + _LOG_CHECK_S if self._attempts else _NEVER
-        for log in [one.place / "log" for one in self._attempts.values()]:
-            with contextlib.suppress(OSError):
-                if log.stat().st_size > _LOG_LIMIT_BYTES:
-                    os.truncate(log, 0)
+        running = [one for one in self._attempts.values() if one.group is not None and one.phase == "running"]
+        self._watch_due = now + _WATCH_S if self._attempts else _NEVER
+        for attempt in running:
+            self._watch_disk(attempt)
+            self._watch_state(attempt, now)
+        self._watch_memory([one for one in running if one.phase == "running"])
+        for launcher in [one for one in self._processes if one.running and one.mode == "fork"]:
+            if not toll.is_stopped(launcher.process.pid):
+                launcher.stopped_at = None
+            elif launcher.stopped_at is None:
+                launcher.stopped_at = now
+            elif now - launcher.stopped_at > _STOPPED_S:
+                self._kill(launcher)  # its jobs are lost by no fault of theirs, and run again
+
+    def _watch_disk(self, attempt: _Attempt) -> None:
+        """A job that prints for ever must not fill the disk: its log, open for appending, starts anew. Nor one that writes."""
+        log = attempt.place / "log"
+        with contextlib.suppress(OSError):
+            if log.stat().st_size > _LOG_LIMIT_BYTES:
+                os.truncate(log, 0)
+        size = toll.disk_bytes(attempt.place)
+        if size > attempt.disk_bytes:
+            self._stop(attempt, "failed", _disk_error(attempt, size))
+
+    def _watch_state(self, attempt: _Attempt, now: float) -> None:
+        if attempt.group is None or not toll.is_stopped(attempt.group):
+            attempt.stopped_at = None
+        elif attempt.stopped_at is None:
+            attempt.stopped_at = now
+        elif now - attempt.stopped_at > _STOPPED_S:
+            text = (
+                f"The process of {attempt.pending.job.key} was stopped from outside, and ended after {_STOPPED_S:g} s."
+            )
+            self._stop(attempt, "lost", Unavailable("ST881", text))
+
+    def _watch_memory(self, running: list[_Attempt]) -> None:
+        """Short of memory the kernel ends whom it likes; so before that the job goes that holds most, if it holds much."""
+        seen = toll.memory() if running else None
+        if seen is None:
+            return
+        usual = min(max(int(seen.total_bytes * _RESERVE), _LEAST_RESERVE_BYTES), _MOST_RESERVE_BYTES)
+        reserve = usual if self._reserve_bytes is None else self._reserve_bytes
+        if seen.available_bytes >= reserve:
+            return
+        held = toll.group_bytes(one.group for one in running if one.group is not None)
+        largest = max(running, key=lambda one: held.get(one.group or 0, 0))
+        size = held.get(largest.group or 0, 0)
+        if size > min(usual, reserve):
+            text = (
+                f"{largest.pending.job.key} was stopped: it held {size >> 20:,} MB, and the machine had "
+                f"{seen.available_bytes >> 20:,} MB left. Work on fewer rows at a time, or set memory_bytes."
+            )
+            self._stop(largest, "memory", Refused("ST882", text, held_bytes=size, left_bytes=seen.available_bytes))
+            if largest.group is not None:
+                signal_group(largest.group, KILL)  # in the time of a last word it would take the rest
 
 
 def _forget_process(launcher: _Launcher) -> None:
@@ -506,10 +605,6 @@ def _forget_process(launcher: _Launcher) -> None:
         if pipe is not None:
             pipe.close()
     launcher.log.unlink(missing_ok=True)
-
-
-def _key(job: Job) -> tuple[str, int]:
-    return ("" if job.workspace is None else str(job.workspace.resolve()), job.cores)
 
 
 def _report(attempt: _Attempt) -> dict[str, Any] | None:
@@ -534,6 +629,14 @@ def _crash_error(job: Job, ended: Ended | None) -> dict[str, Any]:
         f"The process of {job.key} ended with {_exit_words(code)}, without a result. A task returns a dict, or raises."
     )
     return error_document(Unavailable("ST336", text, exit_code=code))
+
+
+def _disk_error(attempt: _Attempt, size: int) -> StaytrueError:
+    text = (
+        f"{attempt.pending.job.key} wrote {size >> 20:,} MB; it may write {int(attempt.disk_bytes) >> 20:,} MB here "
+        "(half of what was free, or its disk_bytes). Write less, or give it a larger disk."
+    )
+    return Refused("ST883", text, written_bytes=size, limit_bytes=int(attempt.disk_bytes))
 
 
 def _exit_words(code: int | None) -> str:

@@ -5,7 +5,10 @@ stdin; on Linux the kernel kills a job whose launcher died; and the guard, which
 hang, sees its own stdin end and kills all groups it was told of, grandchildren included. The guard is run by file path
 without site-packages (it starts in some 40 ms), so this module imports nothing but the standard library.
 
-Limit: a program that a job starts in a session of its own leaves the group, and is not followed.
+Who leaves the group (a daemon: a fork of a fork in a session of its own) is found again: as an orphan it becomes the child of
+the launcher, which adopts orphans on Linux, and the launcher's mark stands in its environment for when the launcher is gone.
+
+Limit: who leaves the group, hides the mark and kills the launcher is not found.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self, cast
@@ -26,12 +30,19 @@ __all__ = [
     "KILL",
     "Ended",
     "Guard",
+    "adopt_orphans",
+    "adopted",
     "die_with_parent",
+    "end_families",
+    "end_marked",
     "fork_is_safe",
     "limit_this_process",
     "limited_memory",
+    "marked",
     "reap",
     "signal_group",
+    "started_at",
+    "yield_to_others",
 ]
 
 # How a process is started so that it leads its own group and a Ctrl-C in the terminal does not reach it.
@@ -46,6 +57,10 @@ KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
 # restarts its own through fork handlers.
 _FORK_PROOF_THREADS = frozenset({"jemalloc_bg_thd"})
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_MARK = "STAYTRUE_JOBS"
+_ROUNDS = 20
+"""Whoever forks while it is hunted is found in the next round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +75,18 @@ class Ended:
 class Guard:
     """The controller's side of the guard process: tell it which groups must not outlive this process.
 
+    Args:
+        mark: what else must not: every process that was started with `marked(mark)` in its environment.
+
     Example:
         >>> with Guard() as guard:
         ...     guard.watch(4_000_000)
         ...     guard.forget(4_000_000)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mark: str = "") -> None:
         self._groups: set[int] = set()
+        self._mark = mark
         self._process = self._started()
 
     def watch(self, group: int) -> None:
@@ -92,7 +111,7 @@ class Guard:
         self.close()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-I", "-S", __file__]
+        argv = [sys.executable, "-I", "-S", __file__, self._mark]
         return subprocess.Popen(argv, stdin=subprocess.PIPE, bufsize=0, cwd=Path(__file__).anchor, **DETACHED)
 
     @property
@@ -107,6 +126,92 @@ class Guard:
             self.close()
             self._process = self._started()
             self._stdin.write(b"".join(b"+%d\n" % group for group in self._groups))
+
+
+def marked(mark: str) -> dict[str, str]:
+    """What is added to the environment of a process whose descendants `end_marked` finds."""
+    return {_MARK: mark}
+
+
+def end_marked(mark: str) -> None:
+    """Kill every process whose environment, when it was started, was marked so or with something that begins so (Linux)."""
+    needle = f"{_MARK}={mark}".encode()
+    for _ in range(_ROUNDS):
+        found = [pid for pid in _pids() if needle in _read(pid, "environ")]
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, KILL)
+        time.sleep(0.002)
+
+
+def end_families(leaders: Iterable[int]) -> None:
+    """Kill these processes with all their descendants, adopted ones too, and with what else is in their groups.
+
+    Descendants first: what these leave behind is adopted by a leader that still lives, and found in the next round.
+    """
+    heads = set(leaders)
+    for _ in range(_ROUNDS):
+        parents = {pid: int(fields[1]) for pid in _pids() if (fields := _stat(pid)) and fields[0] != "Z"}
+        family: set[int] = set()
+        while more := {pid for pid, parent in parents.items() if parent in heads | family} - family - heads:
+            family |= more
+        if not family:
+            break
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, KILL)
+        time.sleep(0.002)
+    for leader in heads:
+        signal_group(leader, KILL)
+
+
+def adopt_orphans() -> None:
+    """From now on descendants of this process whose parent dies become its children (Linux; elsewhere nothing)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def started_at(pid: int) -> int:
+    """When a process began, in ticks of the kernel since it booted; 0 where that can't be known."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def adopted(*, but: set[int]) -> list[tuple[int, int]]:
+    """(pid, when it began) of this process's children that it did not start itself, oldest first.
+
+    Those that it did start are in its own group, or among `but`.
+    """
+    me = os.getpid()
+    found = []
+    for pid in _pids():
+        fields = _stat(pid)
+        if fields and int(fields[1]) == me and int(fields[2]) != os.getpgrp() and pid not in but and fields[0] != "Z":
+            found.append((pid, int(fields[19])))
+    return sorted(found, key=lambda one: one[1])
+
+
+def _pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - many times a second
+    except OSError:
+        return []
+
+
+def _read(pid: int, what: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes()
+    except OSError:  # it has ended, or is somebody else's
+        return b""
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, group and so on: what stands behind the name, which may hold anything."""
+    return _read(pid, "stat").decode("utf-8", "replace").rpartition(")")[2].split()
 
 
 def signal_group(group: int, signum: int) -> bool:
@@ -162,6 +267,21 @@ def limit_this_process(*, oom_score: int = 900) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):  # not Linux, or a sandbox that forbids it: the limit in bytes still holds
         Path("/proc/self/oom_score_adj").write_text(str(oom_score))
+
+
+def yield_to_others() -> None:
+    """This process and its children run when nobody else wants to, as far as the platform has such a thing.
+
+    `SCHED_IDLE` gives way at once to whoever wakes up, which a nice value does not: measured by
+    `tests/fault/test_hostile_jobs.py`. Where sessions are scheduled as groups (autogroup), the group gives way too.
+    """
+    if hasattr(os, "nice"):
+        os.nice(19)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a sandbox that forbids it
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        with contextlib.suppress(OSError):  # a kernel without it
+            Path("/proc/self/autogroup").write_text("19")
 
 
 @contextlib.contextmanager
@@ -226,8 +346,9 @@ def _main() -> None:
     groups: set[int] = set()
     for line in sys.stdin.buffer:
         (groups.add if line[:1] == b"+" else groups.discard)(int(line[1:]))
-    for group in groups:
-        signal_group(group, KILL)
+    end_families(groups)
+    if sys.argv[1:] and sys.argv[1]:
+        end_marked(sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,18 @@ from typing import Any, Literal
 
 from staytrue.errors import InvalidInput, Refused, StaytrueError
 
-__all__ = ["Handle", "Job", "Mode", "Outcome", "Status", "cancelled", "environment", "error_document", "job_document"]
+__all__ = [
+    "Handle",
+    "Job",
+    "Mode",
+    "Outcome",
+    "Progress",
+    "Status",
+    "cancelled",
+    "environment",
+    "error_document",
+    "job_document",
+]
 
 Status = Literal["done", "failed", "timeout", "cancelled", "lost", "memory"]
 Mode = Literal["fork", "spawn"]
@@ -30,6 +41,7 @@ class Job:
         memory_bytes: what the task may take beyond what its process had when it began; None: no limit.
         cores: granted native threads; the job takes as many of the pool's slots.
         nice: steps of lower priority.
+        disk_bytes: what it may write into its outbox and its log; None: half of what is free when it begins.
         warm: modules to import before, by name or by path of a `.py` file.
     """
 
@@ -41,6 +53,7 @@ class Job:
     memory_bytes: int | None = None
     cores: int = 1
     nice: int = 0
+    disk_bytes: int | None = None
     warm: tuple[str, ...] = ()
 
 
@@ -53,11 +66,28 @@ class Handle:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a job is, as its task told by `engines.launcher.progress`.
+
+    Attributes:
+        done, total: so much of so much.
+        doing: in a few words.
+        seconds: since it was taken on.
+    """
+
+    done: float
+    total: float
+    doing: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What became of a job.
 
     Attributes:
-        status: `done`; `failed`: it raised, crashed, or lost its launcher twice; `memory`: beyond its limit; `timeout`;
+        status: `done`; `failed`: it raised, crashed, took the disk, or lost its launcher twice; `memory`: beyond its limit, or
+            all of the machine's; `timeout`;
             `cancelled`; `lost`: this machine could not run it, which says nothing about the job.
         result: what the task returned, if done.
         outbox: the directory of the task's files, if done; it stays until `discard` or `close`.
@@ -65,6 +95,7 @@ class Outcome:
         seconds: wall time of the last attempt, from its taking on; 0.0 if it never got there.
         cpu_seconds, peak_memory_bytes: of the process and the children that it waited for; None if unknown.
         log: the last 64 KiB of what it printed.
+        log_file: all of it (at most 16 MB, the newest), if it was begun; it stays until `discard` or `close`.
         mode: whether it was forked from a warm launcher or had an interpreter of its own.
     """
 
@@ -76,6 +107,7 @@ class Outcome:
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
     log: str = ""
+    log_file: Path | None = None
     mode: Mode = "fork"
 
 
@@ -108,8 +140,10 @@ def job_document(job: Job) -> dict[str, Any]:
         raise wrong("timeout_s", job.timeout_s, "a positive finite number of seconds")
     if job.cores < 1:
         raise wrong("cores", job.cores, "at least 1")
-    if job.memory_bytes is not None and job.memory_bytes < 1:
-        raise wrong("memory_bytes", job.memory_bytes, "a positive number of bytes, or None")
+    for limit in ("memory_bytes", "disk_bytes"):
+        size = getattr(job, limit)
+        if size is not None and size < 1:
+            raise wrong(limit, size, "a positive number of bytes, or None")
     if job.workspace is not None and not job.workspace.is_dir():
         raise wrong("workspace", str(job.workspace), "an existing directory")
     names = ("task", "payload", "memory_bytes", "nice", "warm")

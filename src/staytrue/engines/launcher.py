@@ -1,15 +1,19 @@
 """The warm process that jobs are born from: it imports what they need once, then forks one child per job.
 
 `python -m staytrue.engines.launcher fork WORKSPACE` serves jobs until its stdin ends; `... one WORKSPACE` runs a single
-job in itself, for platforms and programs where a fork is not safe. Importing pandas and scikit-learn costs over a
-second and a replay trains a hundred times for a tenth of one, hence the fork. The process never starts a thread for the
-same reason: a fork copies the locks, not the threads that would release them.
+job, for platforms and programs where a fork is not safe: in a child that is forked before anything is loaded, so that a job
+that kills its parent does not hit the controller. A third word, `background`, makes all of it give way to others.
+
+Importing pandas and scikit-learn costs over a second and a replay trains a hundred times for a tenth of one, hence the
+fork. The process never starts a thread for the same reason: a fork copies the locks, not the threads that would release
+them.
 
 Frames (4 bytes of length, then JSON) go through copies of fd 0 and 1; fd 0 becomes /dev/null and fd 1 and 2 the log, so
 whatever a job prints can't reach the protocol. A frame names an attempt and its place, a directory with
 
     job.json    what to run                         log            all that it printed
     outbox/     the files that the task wrote       result.json    its answer or its error, renamed into place
+    progress.json    how far it is, renamed into place
 
 In, from the controller: `{"nonce", "place"}`. Out: `{"is": KIND}` and the nonce, with KIND one of
 
@@ -33,6 +37,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -42,16 +47,20 @@ from typing import Any, NoReturn
 
 from staytrue.engines.guard import (
     KILL,
+    adopt_orphans,
+    adopted,
     die_with_parent,
     fork_is_safe,
     limit_this_process,
     limited_memory,
     reap,
     signal_group,
+    started_at,
+    yield_to_others,
 )
 from staytrue.errors import InvalidInput, Refused, StaytrueError, Unavailable
 
-__all__ = ["CANT_WRITE", "RESULT_LIMIT_BYTES", "echo", "main", "read_frame", "write_frame"]
+__all__ = ["CANT_WRITE", "RESULT_LIMIT_BYTES", "echo", "main", "progress", "read_frame", "write_frame"]
 
 Task = Callable[[dict[str, Any], Path], dict[str, Any]]
 
@@ -60,6 +69,9 @@ RESULT_LIMIT_BYTES = 16 << 20
 # A job ends so when not even its answer can be written: the EX_IOERR of sysexits.h.
 CANT_WRITE = 74
 _TEXT_LIMIT = 20_000
+_TELL_S = 0.1
+_HUNT_S = 1.0
+"""Between two looks for orphans while other jobs run; when none does, it is looked at once."""
 # What a disk says of itself, whoever asked: it is full, over quota, failing.
 _DISK = frozenset({errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _PACKAGE = f"{Path(__file__).absolute().parents[1]}{os.sep}"
@@ -73,6 +85,32 @@ def echo(payload: dict[str, Any], outbox: Path) -> dict[str, Any]:  # noqa: ARG0
         {'a': 1}
     """
     return payload
+
+
+def progress(outbox: Path, done: float, total: float, doing: str = "") -> None:
+    """Tell how far a task is: so much of so much, and in a few words what it does. Cheap: told at most ten times a second.
+
+    Args:
+        outbox: the one that the task was given.
+
+    Example:
+        >>> import tempfile
+        >>> outbox = Path(tempfile.mkdtemp()) / "outbox"
+        >>> outbox.mkdir()
+        >>> progress(outbox, 3, 10, "training fold 3")
+        >>> json.loads((outbox.parent / "progress.json").read_text())
+        {'done': 3, 'total': 10, 'doing': 'training fold 3'}
+    """
+    now_s = time.monotonic()
+    if now_s - _told.get(outbox, -_TELL_S) < _TELL_S and done < total:
+        return
+    _told[outbox] = now_s
+    with contextlib.suppress(OSError):  # a full disk must not end a training that would fit
+        (outbox.parent / "progress.tmp").write_text(json.dumps({"done": done, "total": total, "doing": doing[:200]}))
+        (outbox.parent / "progress.tmp").replace(outbox.parent / "progress.json")
+
+
+_told: dict[Path, float] = {}
 
 
 def read_frame(source: int) -> dict[str, Any] | None:
@@ -104,8 +142,13 @@ def write_frame(sink: int, document: dict[str, Any]) -> None:
 def main() -> None:
     """Serve the controller at the other end of stdin and stdout: see the module."""
     mode, workspace = sys.argv[1:3]
-    source, sink = _take_over_stdio()
+    if sys.argv[3:] == ["background"]:
+        yield_to_others()
     limit_this_process()
+    adopt_orphans()
+    if mode == "one":
+        _shield()
+    source, sink = _take_over_stdio()
     # `fork_is_safe` decides that with more knowledge than the interpreter, which would say it in every job's log.
     warnings.filterwarnings("ignore", ".* is multi-threaded, use of fork", DeprecationWarning)
     faulthandler.enable()  # a job that dies of a segmentation fault leaves its stack in its log
@@ -126,6 +169,8 @@ class _Launcher:
         self._workspace = workspace
         self._pid = os.getpid()
         self._children: dict[int, str] = {}
+        self._began: dict[int, int] = {}
+        self._hunted_s = 0.0
         self._preparing = False
         self._modules = 0
         self._wake, self._waker = os.pipe()
@@ -153,6 +198,7 @@ class _Launcher:
         finally:
             for pid in self._children:
                 signal_group(pid, KILL)
+            _end_adopted(set(self._children))
 
     def _take(self, nonce: str, place: Path) -> None:
         self._send("taken", nonce=nonce)
@@ -179,7 +225,7 @@ class _Launcher:
                     _Work.write_error(place, nonce, exc, self._workspace)
                 self._send("failed", nonce=nonce)
                 return
-        self._children[pid] = nonce
+        self._children[pid], self._began[pid] = nonce, started_at(pid)
         self._send("started", nonce=nonce, pid=pid)
 
     def _forked(self, job: _Work, task: Task) -> int:
@@ -217,8 +263,23 @@ class _Launcher:
         for pid, nonce in list(self._children.items()):
             ended = reap(pid, wait=False)
             if ended is not None:
-                del self._children[pid]
+                del self._children[pid], self._began[pid]
                 self._send("exited", nonce=nonce, **asdict(ended))
+        self._bury_and_hunt()
+
+    def _bury_and_hunt(self) -> None:
+        """Reap orphans that have died; end those that their job has left behind.
+
+        An orphan may belong to any job that had begun before it; it is ended when none of those runs any more.
+        """
+        with contextlib.suppress(ChildProcessError):
+            while (dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if dead.si_pid in self._children:
+                    break  # it died just now: its signal has woken us already
+                os.waitpid(dead.si_pid, 0)
+            if not self._children or time.monotonic() - self._hunted_s > _HUNT_S:
+                self._hunted_s = time.monotonic()
+                _end_adopted(set(self._children), before=min(self._began.values(), default=None))
 
     def _abandon(self, *_: object) -> None:
         # The controller gave up on the attempt that is being prepared. Once that has started, it is killed instead.
@@ -228,6 +289,35 @@ class _Launcher:
 
     def _send(self, kind: str, **facts: Any) -> None:
         write_frame(self._sink, {"is": kind, **facts})
+
+
+def _end_adopted(known: set[int], *, before: int | None = None) -> None:
+    """Kill the orphans that came to us, and those that come to us when these die; of those that began `before` that only."""
+    while orphans := [pid for pid, began in adopted(but=known) if before is None or began < before]:
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, KILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _shield() -> None:
+    """Go on in a child; who stays behind ends as it does, and is hit in its place when it kills its parent."""
+    pid = os.fork()
+    if pid == 0:
+        die_with_parent(os.getppid())
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is for the child, who may have to say something
+    for fd in (0, 1):
+        os.close(fd)  # the protocol is the child's
+    _, status = os.waitpid(pid, 0)
+    _end_adopted(set())
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        if -code != KILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 class _Abandoned(BaseException):
@@ -329,7 +419,7 @@ def _run_here(source: int, sink: int, workspace: str) -> NoReturn:
 def _end_with(source: int) -> None:
     while os.read(source, 4096):
         pass
-    signal_group(os.getpid(), KILL)
+    signal_group(os.getpgrp(), KILL)
     os._exit(1)
 
 

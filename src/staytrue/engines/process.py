@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import queue
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +31,7 @@ from staytrue.engines.job import (
     Job,
     Mode,
     Outcome,
+    Progress,
     Status,
     cancelled,
     environment,
@@ -38,11 +41,13 @@ from staytrue.engines.job import (
 from staytrue.engines.place import OwnPlace
 from staytrue.errors import InvalidInput, NotFound, Unavailable
 
-__all__ = ["Handle", "Job", "Mode", "Outcome", "ProcessPool", "Status", "environment"]
+__all__ = ["Handle", "Job", "Mode", "Outcome", "ProcessPool", "Progress", "Status", "environment"]
 
 
 class ProcessPool:
     """Runs jobs, at most `slots` cores at a time, the rest first in first out. Safe to use from several threads.
+
+    Another engine (Ray, say) takes its place with `submit`, `poll`, `wait` and `cancel`: that is all that `loop/jobs.py` calls.
 
     Args:
         root: a directory of the pool's own, made if missing; what dead controllers left in it is removed. Where it
@@ -51,6 +56,8 @@ class ProcessPool:
         mode: None: `STAYTRUE_FORK` (0 or 1) decides, else fork, except on Windows and macOS. Where imports or `prepare`
             leave threads running in the launcher, its jobs are spawned after all.
         max_launchers: idle launchers beyond this number are closed, longest idle first.
+        background: whether jobs give way to all other work of this machine: beside a server.
+        reserve_bytes: memory that the machine keeps: below it the job that holds most is ended. None: 3 %, 128 MB to 1 GB.
         start_s, answer_s: how long a launcher may take to start, and to answer when a job is handed to it.
 
     Example:
@@ -69,12 +76,15 @@ class ProcessPool:
         *,
         mode: Mode | None = None,
         max_launchers: int = 4,
+        background: bool = False,
+        reserve_bytes: int | None = None,
         start_s: float = 60.0,
         answer_s: float = 10.0,
     ) -> None:
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._outcomes: dict[int, Outcome | None] = {}
+        self._under_way: dict[int, tuple[Path, float]] = {}
         self._events: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._place = OwnPlace(Path(root).resolve())
         self._foreman = Foreman(
@@ -84,6 +94,9 @@ class ProcessPool:
             max_launchers=max_launchers,
             start_s=start_s,
             answer_s=answer_s,
+            background=background,
+            reserve_bytes=reserve_bytes,
+            begun=self._begun,
             post=lambda act, *facts: self._events.put((act, facts)),
             conclude=self._conclude,
         )
@@ -134,6 +147,28 @@ class ProcessPool:
         with self._changed:
             return self._outcome(handle)
 
+    def progress(self, handle: Handle) -> Progress | None:
+        """How far a job is; None while it waits, when it is done, and before its task has told anything.
+
+        Raises:
+            NotFound: ST344, not a job of this pool, or discarded.
+        """
+        with self._changed:
+            self._outcome(handle)
+            place, began_s = self._under_way.get(handle.number, (None, 0.0))
+        if place is None:
+            return None
+        try:
+            told = json.loads((place / "progress.json").read_bytes())
+            return Progress(
+                done=float(told["done"]),
+                total=float(told["total"]),
+                doing=str(told["doing"]),
+                seconds=time.monotonic() - began_s,
+            )
+        except (OSError, ValueError, KeyError, TypeError):  # nothing told yet, or the job writes what it likes there
+            return None
+
     def wait(self, handles: Iterable[Handle], timeout: float | None = None) -> list[Handle]:
         """Those that are done, in the order given, as soon as at least one is; none after `timeout` seconds."""
         wanted = list(handles)
@@ -158,8 +193,9 @@ class ProcessPool:
         outcome = self.cancel(handle)
         with self._changed:
             self._outcomes.pop(handle.number, None)
-        if outcome.outbox is not None:
-            shutil.rmtree(outcome.outbox.parent, ignore_errors=True)
+        for kept in (outcome.outbox, outcome.log_file):
+            if kept is not None:
+                shutil.rmtree(kept.parent, ignore_errors=True)
 
     def close(self) -> None:
         """Kill what runs and remove all outboxes. Outcomes stay readable; what was not done is `cancelled`."""
@@ -186,6 +222,13 @@ class ProcessPool:
             while (outcome := self._outcome(handle)) is None:
                 self._changed.wait()
             return outcome
+
+    def _begun(self, handle: Handle, place: Path | None) -> None:
+        with self._changed:
+            if place is None:
+                self._under_way.pop(handle.number, None)
+            else:
+                self._under_way[handle.number] = (place, time.monotonic())
 
     def _conclude(self, handle: Handle, outcome: Outcome) -> None:
         with self._changed:

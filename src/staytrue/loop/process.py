@@ -99,7 +99,7 @@ class _Process:
         name = self._name()
         self._tenancy = tenancy = Tenancy(self.store.ledger, name, self.owner, FileBeats(self.store.root, name))
         slots = int(setting("slots")) or None
-        with ProcessPool(self.store.work / "jobs", slots=slots) as pool:
+        with ProcessPool(self.store.work / "jobs", slots=slots, background=True) as pool:
             controller: Controller | None = None
             while not self.ended:
                 if tenancy.hold("waits" if controller is None else "looks", wall()):
