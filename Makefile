@@ -11,7 +11,7 @@ need_demo = venv=$$($(PYTHON) scripts/bootstrap.py demo) && bin="$$venv/bin"
 need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check fault bench bench-serve docs clean
+.PHONY: help demo test lint check fault bench bench-serve bench-loop docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -43,6 +43,9 @@ bench:  ## figures against baselines, one table per script
 
 bench-serve:  ## what an answer over HTTP costs, beside FastAPI, mlflow and others; needs wrk
 	@$(need_dev) && "$$bin/python" benchmarks/serving/bench.py
+
+bench-loop:  ## what the loop costs, and how soon it acts; DBOS_PYTHON names a Python with dbos to compare with
+	@$(need_dev) && "$$bin/python" benchmarks/loop.py && "$$bin/python" benchmarks/trials.py
 
 docs:  ## the pages as HTML in site/
 	@$(need_dev) && "$$bin/python" scripts/docs.py

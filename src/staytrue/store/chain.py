@@ -9,7 +9,20 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Column, Double, MetaData, Row, Table, Text, TypeDecorator, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    TypeDecorator,
+    bindparam,
+    insert,
+    select,
+    update,
+)
 
 from staytrue.errors import Conflict, Corrupt
 from staytrue.kernel.canonical_json import canonical_json
@@ -103,6 +116,39 @@ LEASE = Table(
 )
 _head = Table("head", _tables, *(Column(name, BigInteger) for name in ("id", "seq")), Column("hash", Text))
 
+# Statements are made once: SQLAlchemy takes five times as long to make one and find what it compiled to as to run it
+# (benchmarks/loop.py).
+_HEAD = select(_head)
+_SWAP = (
+    update(_head)
+    .where(_head.c.seq == bindparam("of_seq"), _head.c.hash == bindparam("of_hash"))
+    .values(seq=bindparam("seq"), hash=bindparam("hash"))
+)
+_KNOWN = select(EVENT).where(
+    EVENT.c.app == bindparam("app"),
+    EVENT.c.timeline == bindparam("timeline"),
+    EVENT.c.key.in_(bindparam("keys", expanding=True)),
+)
+_PASS = (
+    update(LEASE)
+    .where(LEASE.c.app == bindparam("of_app"), LEASE.c.epoch == bindparam("of_epoch"))
+    .values(state=bindparam("state"), at=bindparam("at"))
+)
+_ROLE_OF = select(ROLE).where(
+    ROLE.c.app == bindparam("of_app"), ROLE.c.timeline == bindparam("of_timeline"), ROLE.c.role == bindparam("of_role")
+)
+_MOVE = (
+    update(ROLE)
+    .where(
+        ROLE.c.app == bindparam("of_app"),
+        ROLE.c.timeline == bindparam("of_timeline"),
+        ROLE.c.role == bindparam("of_role"),
+        ROLE.c.epoch == bindparam("of_epoch"),
+    )
+    .values(release=bindparam("release"), share=bindparam("share"), epoch=bindparam("epoch"))
+)
+_ADD_EVENT, _ADD_REF, _ADD_ROLE = insert(EVENT), insert(REF), insert(ROLE)
+
 
 class HeadMovedError(Exception):
     """Another writer appended after our read of the head."""
@@ -143,7 +189,7 @@ def append(
     if fence is not None:
         _pass(connection, fence, recorded_at)
     # The head is read before the keys: when it is still the same at the swap below, no key was added in between.
-    head = connection.execute(select(_head)).one()
+    head = connection.execute(_HEAD).one()
     known = _stored(connection, prepared)
     seq, previous, fresh = head.seq, head.hash, []
     for item in prepared:
@@ -156,8 +202,8 @@ def append(
         known[item.identity] = event
         fresh.append((item, event))
     if fresh:
-        swap = update(_head).where(_head.c.seq == head.seq, _head.c.hash == head.hash).values(seq=seq, hash=previous)
-        if connection.execute(swap).rowcount != 1:
+        swap = {"of_seq": head.seq, "of_hash": head.hash, "seq": seq, "hash": previous}
+        if connection.execute(_SWAP, swap).rowcount != 1:
             raise HeadMovedError
         _insert(connection, fresh)
     return [known[item.identity] for item in prepared]
@@ -189,8 +235,8 @@ def take(connection: Connection, lease: Lease) -> None:
 def _pass(connection: Connection, fence: Fence, at: datetime) -> None:
     """Replaces the state of a lease that still has the fence's epoch."""
     state = canonical_json(fence.state).decode()
-    ours = update(LEASE).where(LEASE.c.app == fence.app, LEASE.c.epoch == fence.epoch)
-    if connection.execute(ours.values(state=state, at=at)).rowcount != 1:
+    ours = {"of_app": fence.app, "of_epoch": fence.epoch, "state": state, "at": at}
+    if connection.execute(_PASS, ours).rowcount != 1:
         message = f"This controller does not run the loop of {fence.app} any more: another one took over. Nothing was written."
         raise Conflict("ST800", message, app=fence.app, epoch=fence.epoch)
 
@@ -202,9 +248,9 @@ def _stored(connection: Connection, prepared: list[Prepared]) -> dict[tuple[str,
         keys.setdefault((item.entry.app, item.entry.timeline), []).append(item.entry.key)
     found = {}
     for (app, timeline), names in keys.items():
-        query = where(select(EVENT), {EVENT.c.app: app, EVENT.c.timeline: timeline})
         for start in range(0, len(names), _PAGE):
-            for row in connection.execute(query.where(EVENT.c.key.in_(names[start : start + _PAGE]))):
+            wanted = {"app": app, "timeline": timeline, "keys": names[start : start + _PAGE]}
+            for row in connection.execute(_KNOWN, wanted):
                 found[row.app, row.timeline, row.key] = as_event(row)
     return found
 
@@ -260,24 +306,24 @@ def _insert(connection: Connection, fresh: list[tuple[Prepared, Event]]) -> None
         shared = {"seq": event.seq, "app": event.app, "timeline": event.timeline, "at": event.at}
         for position, ref in enumerate(item.entry.refs):
             refs.append({**shared, "position": position, "kind": ref.kind, "name": ref.name, "digest": ref.digest})
-    connection.execute(insert(EVENT), events)
+    connection.execute(_ADD_EVENT, events)
     if refs:
-        connection.execute(insert(REF), refs)
+        connection.execute(_ADD_REF, refs)
     for _, event in fresh:
         for change in event.roles:
             _change_role(connection, event, change)
 
 
 def _change_role(connection: Connection, event: Event, change: RoleChange) -> None:
-    where = (ROLE.c.app == event.app, ROLE.c.timeline == event.timeline, ROLE.c.role == change.role)
-    now = connection.execute(select(ROLE).where(*where)).one_or_none()
+    of = {"of_app": event.app, "of_timeline": event.timeline, "of_role": change.role}
+    now = connection.execute(_ROLE_OF, of).one_or_none()
     epoch = now.epoch if now else 0
     if epoch != change.expect_epoch:
         raise _role_moved(event, change, epoch, now.release if now else None)
     values = {"release": change.release, "share": change.share, "epoch": epoch + 1}
     if now is None:
-        connection.execute(insert(ROLE).values(app=event.app, timeline=event.timeline, role=change.role, **values))
-    elif connection.execute(update(ROLE).where(*where, ROLE.c.epoch == epoch).values(**values)).rowcount != 1:
+        connection.execute(_ADD_ROLE, {"app": event.app, "timeline": event.timeline, "role": change.role, **values})
+    elif connection.execute(_MOVE, {**of, "of_epoch": epoch, **values}).rowcount != 1:
         raise HeadMovedError
 
 
