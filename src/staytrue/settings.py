@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 from staytrue.errors import InvalidInput
 
-__all__ = ["SETTINGS", "Setting", "setting"]
+__all__ = ["SETTINGS", "Setting", "setting", "settings_list"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,10 @@ class Setting:
     what: str
     form: str = r"(?s).+"
     """What a value looks like, as a regular expression."""
+    many: bool = False
+    """Several texts: a list in pyproject.toml; in a variable and in a flag one text, quoted as for a shell."""
+    secret: bool = False
+    """It may hold a password: not to be shown."""
 
 
 SETTINGS: Mapping[str, Setting] = {
@@ -49,6 +54,20 @@ SETTINGS: Mapping[str, Setting] = {
         default="64",
         what="MiB of disk kept aside for ledger and gc; 0 = none",
         form=r"\d{1,6}",
+    ),
+    "notify": Setting(
+        variable="STAYTRUE_NOTIFY",
+        default="",
+        what='where incidents are told, as URLs of apprise, such as ["slack://..."]',
+        many=True,
+        secret=True,
+    ),
+    "notify_command": Setting(
+        variable="STAYTRUE_NOTIFY_COMMAND",
+        default="",
+        what='the command that gets each incident as JSON on stdin, such as ["python", "tell.py"]',
+        many=True,
+        secret=True,
     ),
 }
 
@@ -75,11 +94,34 @@ def setting(name: str, flag: str | None = None, *, folder: Path | None = None) -
     given: Any = flag if flag is not None else os.environ.get(known.variable) or _in_project(name, folder or Path())
     if given is None:
         return known.default
+    if known.many:
+        given = _joined(given)
+    shown = "what it is" if known.secret else repr(given)
     if not isinstance(given, str | int) or isinstance(given, bool) or not re.fullmatch(known.form, str(given)):
-        raise InvalidInput(
-            "ST139", f"The setting {name} can't be {given!r}: it is {known.what}.", name=name, got=repr(given)
-        )
+        raise InvalidInput("ST139", f"The setting {name} can't be {shown}: it is {known.what}.", name=name, got=shown)
     return str(given)
+
+
+def settings_list(name: str, *, folder: Path | None = None) -> tuple[str, ...]:
+    """The texts in force for a setting of several. Raises as `setting`.
+
+    Example:
+        >>> settings_list("notify_command")
+        ()
+    """
+    text = setting(name, folder=folder)
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as exc:  # a quotation that does not end; its text may be secret
+        raise InvalidInput(
+            "ST139", f"The setting {name} can't be read: {exc}. It is {SETTINGS[name].what}.", name=name
+        ) from exc
+
+
+def _joined(given: Any) -> Any:
+    """A list of texts as one text; anything else as it is."""
+    listed = isinstance(given, list) and given and all(isinstance(one, str) for one in given)
+    return shlex.join(given) if listed else given
 
 
 def _in_project(name: str, folder: Path) -> Any:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     root = Path(setting("store", args.store)).absolute()
     found = [*_python(), *_libraries(), *_disk(root), *_store(root), *_jobs(root)]
     settings = {
-        name: {"value": setting(name), "variable": s.variable, "default": s.default} for name, s in SETTINGS.items()
+        name: {"value": _shown(name), "variable": s.variable, "default": s.default} for name, s in SETTINGS.items()
     }
     screen.document(
         {
@@ -49,6 +49,11 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     for state, what, sentence in found:
         screen.say(f"{state:<6} {what:<12} {sentence}", style=_STYLES[state])
     return 1 if any(state == "wrong" for state, _, _ in found) else 0
+
+
+def _shown(name: str) -> str:
+    value = setting(name)
+    return "***" if value and SETTINGS[name].secret else value
 
 
 def _python() -> Iterator[tuple[State, str, str]]:
