@@ -26,6 +26,7 @@ from staytrue.store.frames import Rows
 from staytrue.store.ledger import Entry, Ref
 from staytrue.store.objects import digest
 from staytrue.store.tables import Part, Table
+from staytrue.store.traffic import plain, posted_labels
 
 __all__ = ["DATA", "Fetched", "fetch", "next_due"]
 
@@ -104,7 +105,7 @@ def fetch(
     if not windows:
         start = table.until or now
         return Fetched(source=source, since=start, until=start, table=table.id)
-    rows = yield from _given(ctx, spec, windows, now)
+    rows = _with_posted_labels(ctx, spec, (yield from _given(ctx, spec, windows, now)))
     if rows.num_rows == 0 and not table.parts:
         message = f"Source {source} gave no rows for {_span(windows)}: is the span right? Say another with --since."
         raise _noted(ctx, source, windows, now, InvalidInput("ST622", message, source=source))
@@ -189,6 +190,34 @@ def _given(ctx: Context, spec: SourceSpec, windows: Sequence[Window], now: datet
         if rows.num_columns:
             found.append(rows)
     return frames.concat(found) if found else frames.to_rows({}, doing=f"read what {spec.name} gave")
+
+
+def _with_posted_labels(ctx: Context, spec: SourceSpec, rows: Rows) -> Rows:
+    """Labels that the source does not know yet, as callers gave them (`POST /labels`, by key). The source's own word counts."""
+    if not spec.label or not spec.key or not {spec.label, spec.key} <= set(rows.column_names):
+        return rows
+    own = frames.column(rows, spec.label)
+    if own.valid.all():
+        return rows
+    given = posted_labels(ctx.store.objects, ctx.store.ledger, ctx.app.name, frames.column(rows, spec.key))
+    filled = (~own.valid & given.valid).tolist()
+    if not any(filled):
+        return rows
+    mine, theirs = frames.to_pydict(frames.select(rows, [spec.label]))[spec.label], plain(given)
+    whole = own.type in ("int64", "uint64")
+    merged = [_posted(theirs[row], whole=whole) if new else mine[row] for row, new in enumerate(filled)]
+    try:
+        made = frames.column(frames.to_rows({spec.label: merged}, doing="read labels"), spec.label)
+    except InvalidInput:  # a text among numbers: the source has another idea of what a label is
+        return rows
+    return frames.put(rows, spec.label, made) if own.type in ("null", made.type) else rows
+
+
+def _posted(label: Any, *, whole: bool) -> Any:
+    """A label as the source would give it: numbers come as floats."""
+    if not isinstance(label, float):
+        return label
+    return int(label) if whole and label.is_integer() else float(label)
 
 
 # It raised, was killed, died, ran out of memory or out of time.

@@ -864,6 +864,19 @@ def drop(rows: Rows, names: Sequence[str]) -> Rows:
     return rows.select([name for name in rows.column_names if name not in names])
 
 
+def put(rows: Rows, name: str, col: Column) -> Rows:
+    """The same rows with another column in the place of this one.
+
+    Example:
+        >>> rows = to_rows({"a": [1, 2], "b": [3.0, None]}, doing="read")
+        >>> to_pydict(put(rows, "b", column(rows, "a")))["b"]
+        [1, 2]
+    """
+    _known(rows, [name])
+    arrays = [_from_column(col) if known == name else _whole(rows.column(known)) for known in rows.column_names]
+    return _table(rows.column_names, arrays)
+
+
 def concat(parts: Sequence[Rows]) -> Rows:
     """All rows, part after part, with the columns in the order of the first part.
 

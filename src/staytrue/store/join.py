@@ -21,7 +21,18 @@ from staytrue.kernel.traffic import Ints, first_of_each, ranks, winners
 from staytrue.store import frames
 from staytrue.store.records import LOGGED, json_text, texts_of
 
-__all__ = ["Chunk", "alike", "as_text", "joined", "no_predictions", "once", "own_name", "own_names", "union"]
+__all__ = [
+    "Chunk",
+    "alike",
+    "as_text",
+    "joined",
+    "label_of_keys",
+    "no_predictions",
+    "once",
+    "own_name",
+    "own_names",
+    "union",
+]
 
 _NUMERIC: Final = frozenset({"int64", "uint64", "float32", "float64"})
 _BEFORE: Final[Schema] = (
@@ -232,17 +243,37 @@ def _by_id(ids: _Halves, labels: _Halves, there: NDArray[np.bool_], strength: _S
     return winner[codes[:n]]
 
 
-def _by_key(given: _Chunks, labels: frames.Rows, there: NDArray[np.bool_], strength: _Strength) -> Ints:
-    found = np.full(given.rows.num_rows, -1, np.int64)
+def label_of_keys(keys: Column, labels: frames.Rows) -> Column:
+    """For each key the label that counts: numbers where all labels are, else JSON texts; none where nobody gave one.
+
+    Args:
+        keys: of rows, of any type. labels: see `LABEL_SCHEMA`; those that name a prediction by its id are passed over.
+    """
+    places, winner = _winners_by_key(labels, frames.column(labels, "key").valid, _strength(labels))
+    which = winner[_key_codes(keys, places)] if len(winner) else np.full(len(keys.valid), -1, np.int64)
+    which = np.where(_key_codes(keys, places) >= 0, which, -1)
+    has = which >= 0
+    number, text = (_taken(frames.column(labels, name), which, has) for name in ("number", "text"))
+    return _label(number, text)
+
+
+def _winners_by_key(labels: frames.Rows, there: NDArray[np.bool_], strength: _Strength) -> tuple[dict[str, int], Ints]:
+    """Key -> place, and for each place the row of the label that counts."""
     which = np.flatnonzero(there)
-    if not len(which):
-        return found
     keys: Any = frames.column(frames.take(labels, which), "key").values
     places: dict[str, int] = {}
     codes = np.array([places.setdefault(key, len(places)) for key in keys.tolist()], np.int64)
     winning = strength.winners(which, codes)
     winner = np.full(len(places), -1, np.int64)
     winner[codes[np.searchsorted(which, winning)]] = winning
+    return places, winner
+
+
+def _by_key(given: _Chunks, labels: frames.Rows, there: NDArray[np.bool_], strength: _Strength) -> Ints:
+    found = np.full(given.rows.num_rows, -1, np.int64)
+    if not there.any():
+        return found
+    places, winner = _winners_by_key(labels, there, strength)
     for key in {chunk.key for chunk in given.chunks if chunk.key is not None}:
         of_this = np.isin(given.chunk, [i for i, chunk in enumerate(given.chunks) if chunk.key == key])
         if LOGGED + key in given.rows.column_names:

@@ -25,13 +25,13 @@ from staytrue.kernel.metric import metric as read_metric
 from staytrue.kernel.release import Digest
 from staytrue.kernel.traffic import Ints, Tallies, merge, tally
 from staytrue.store import frames
-from staytrue.store.join import Chunk, alike, as_text, joined, no_predictions, union
+from staytrue.store.join import Chunk, alike, as_text, joined, label_of_keys, no_predictions, union
 from staytrue.store.ledger import Ledger
 from staytrue.store.objects import LocalObjects
 from staytrue.store.records import LABEL_SCHEMA, label_rows, moments, prediction_rows
 from staytrue.store.segment import Kind, read_segment, segments, traffic_folder
 
-__all__ = ["COMPACTED", "TIMELINE", "Kept", "Traffic", "compacted", "day_of", "plain", "split_by_day"]
+__all__ = ["COMPACTED", "TIMELINE", "Kept", "Traffic", "compacted", "day_of", "plain", "posted_labels", "split_by_day"]
 
 TIMELINE: Final = "traffic"
 """Where compactions are told."""
@@ -203,6 +203,28 @@ class Traffic:
     def _restless(self) -> Unavailable:
         message = f"Can't read the traffic of {self.app}: its files changed {_ATTEMPTS} times meanwhile. Try again."
         return Unavailable("ST714", message, app=self.app, attempts=_ATTEMPTS)
+
+
+def posted_labels(objects: LocalObjects, ledger: Ledger, app: str, keys: Column) -> Column:
+    """For each of these keys of rows the label that callers gave under it, if any did, whoever was asked about the row.
+
+    Numbers where all labels are, else JSON texts.
+
+    Raises:
+        Corrupt: ST712 a segment, ST209 or ST406 an object.    Unavailable: ST714, the files change faster than they are read.
+    """
+    # Limit: labels by key are read whole.
+    for _ in range(_ATTEMPTS):
+        paths = segments(traffic_folder(objects.root, app, "labels"))
+        names, kept = compacted(ledger, app)
+        try:
+            raw = label_rows([read_segment(path) for path in paths if path.stem not in names])
+        except FileNotFoundError:  # compacted meanwhile: it is in the ledger by now
+            continue
+        by_key = [_read(objects, one, None) for one in kept if one.what == "labels" and one.day is None]
+        return label_of_keys(keys, frames.concat([raw, *by_key]))
+    message = f"Can't read the labels of {app}: its files changed {_ATTEMPTS} times meanwhile. Try again."
+    raise Unavailable("ST714", message, app=app, attempts=_ATTEMPTS)
 
 
 # -- one reading ------------------------------------------------------------------------------------------------------
