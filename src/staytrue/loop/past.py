@@ -173,6 +173,10 @@ class Past:
         return [str(found[i]) for i in order[:most] if counts[i] * 20 >= counts.sum()]
 
     def _read(self, tick: int) -> _Seen:
+        if not self.ticks[tick].rows:  # it may have no columns either
+            nothing = np.empty(0)
+            segments = dict.fromkeys(self.ctx.app.segments, nothing)
+            return _Seen(labels=nothing, valid=nothing.astype(bool), keys=[], all_keys=[], segments=segments)
         if tick not in self._seen:
             rows = frames.read_parquet(self.ctx.store.objects.get(self.ticks[tick].part.object))
             label = frames.column(rows, str(self.spec.label))
