@@ -24,6 +24,7 @@ SPANS = [
     ("Europe/Berlin", datetime(2026, 3, 26, tzinfo=UTC)),
     ("Europe/Berlin", datetime(2026, 10, 22, tzinfo=UTC)),
     ("America/New_York", datetime(2024, 2, 26, tzinfo=UTC)),
+    ("America/St_Johns", datetime(2010, 11, 4, tzinfo=UTC)),
     ("UTC", datetime(2023, 12, 29, tzinfo=UTC)),
 ]
 DAYS = 6

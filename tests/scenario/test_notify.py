@@ -240,16 +240,46 @@ def test_a_failing_hook_is_tried_again_then_given_up_and_told_of_once(desk):
     assert notifier.done == max(event.seq for event in desk.ledger.events("shop", kinds=["alarm"]))
     assert len(desk.failures()) == 1
     assert "exit code 7" in desk.failures()[0]
-    # and when it works again, and fails again
+    # and when the next message fails too, then one arrives, and one fails again
+    desk.happens("retrain")
+    clock.skipped_s += 600
+    turn_until(notifier, desk, lambda: len(desk.told) > 5 and at_rest(notifier), clock)
+    notifier.turn(desk.ledger, NOW, clock())
+    assert len(desk.failures()) == 1
     desk.then("")
     clock.skipped_s += 600
-    desk.happens("retrain")
+    desk.happens("rejected")
     settled(notifier, desk, clock)
     assert len(desk.failures()) == 1
     desk.then("sys.exit(8)")
     desk.happens("promoted")
     turn_until(notifier, desk, lambda: len(desk.failures()) == 2, clock)
     notifier.close()
+
+
+def test_a_failure_is_told_once_also_when_another_notifier_meets_it_and_another_failure_is_another_event(desk):
+    desk.happens("alarm")
+    for code in (7, 7, 8):
+        desk.then(f"sys.exit({code})")
+        notifier, before = Notifier("shop", [desk.command], after=0), len(desk.told)
+        turn_until(notifier, desk, lambda: len(desk.told) > before and at_rest(notifier))  # noqa: B023 - called at once
+        notifier.turn(desk.ledger, NOW, time.monotonic())
+    assert [sentence.partition(".")[0][-11:] for sentence in desk.failures()] == ["exit code 7", "exit code 8"]
+
+
+def test_what_changes_while_it_is_told_is_told_too(desk):
+    # given a hook that was told of the first state, and goes on until it may end
+    desk.then("while not (here / 'end').exists(): time.sleep(0.01)")
+    desk.happens("alarm")
+    notifier = Notifier("shop", [desk.command], after=0)
+    turn_until(notifier, desk, lambda: desk.told)
+    # when
+    desk.happens("retrain")
+    notifier.turn(desk.ledger, NOW, time.monotonic())
+    (desk.folder / "end").touch()
+    settled(notifier, desk)
+    # then
+    assert desk.told == [(1, "harm", "opened"), (2, "harm", "acting")]
 
 
 def at_rest(notifier: Notifier) -> bool:

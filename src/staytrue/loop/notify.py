@@ -60,7 +60,7 @@ class Failure:
         """The event that tells of it."""
         return Entry(
             app=app,
-            key=f"notify_failed:{self.way}:{self.seq}",
+            key=f"notify_failed:{self.way}:{self.seq}:{self.why}",
             at=now,
             kind="notify_failed",
             sentence=f"Nobody could be told by {self.way}: {self.why}. It is tried again; that it fails is said this once.",

@@ -90,6 +90,8 @@ def test_a_midnight_that_does_not_exist_and_one_that_comes_twice():
     # Clocks in Beirut go from 00:00 to 01:00 at the end of March, and from 00:00 back to 23:00 at the end of October.
     assert due("@daily", "Asia/Beirut", "2026-03-27T23:00", "2026-03-30T12:00") == ["03-28 22:00", "03-29 21:00"]
     assert due("30 23 * * *", "Asia/Beirut", "2026-10-24T00:00", "2026-10-25T12:00") == ["10-24 20:30"]
+    # In Newfoundland they went back from 00:01 to 23:01 of the day before: the next day had begun already.
+    assert cron("@daily", "America/St_Johns").last(utc("2010-11-07T03:00")) == utc("2010-11-07T02:30")
 
 
 def test_a_day_that_a_country_skipped_is_due_when_the_next_one_begins():
