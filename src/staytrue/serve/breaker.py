@@ -224,6 +224,8 @@ class Breaker:
 
     def unpaired(self, batch: Batch) -> None:
         """The champion failed, and the challenger did not get to see it: counted as if it would have answered."""
+        # Limit: while shadows are dropped, what the champion fails on is seen in his share only. So a challenger with more
+        # than half of the traffic can be cut off for failures that both have at random.
         watch = self._watches.get("challenger")
         if watch is not None and watch.trip is None and batch.failed:
             watch.guards = fold_failures(watch.guards, other=len(batch.failed))

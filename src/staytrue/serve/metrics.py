@@ -204,8 +204,8 @@ class Metrics:
         )
         self.failed_rows = self._counters(
             "staytrue_failed_rows_total",
-            "Rows that a release did not answer, by release and arm; those of a shadow nobody waited for.",
-            ("release", "arm"),
+            "Rows that a release did not answer, by release, arm and error; those of a shadow nobody waited for.",
+            ("release", "arm", "code"),
         )
         self.guard_evidence = self._gauges(
             "staytrue_guard_evidence",

@@ -211,7 +211,7 @@ class Router:
             together: so many requests were lost with this one.
             seconds: how long it took. Who needs as long as the one that was given up is no better.
         """
-        self._metrics.failed_rows.labels(share.by.release[:12], share.arm).inc(share.size)
+        self._metrics.failed_rows.labels(share.by.release[:12], share.arm, problem.code).inc(share.size)
         if share.arm == "challenger":
             self._metrics.challenger_failed.inc(share.size)
         if problem.code in _NO_FAULT:
@@ -234,7 +234,7 @@ class Router:
         table = self.table
         if batch.arm == "shadow":
             if batch.failed:
-                metrics.failed_rows.labels(by.release[:12], "shadow").inc(batch.failed_rows)
+                metrics.failed_rows.labels(by.release[:12], "shadow", batch.why[:5]).inc(batch.failed_rows)
             self._breaker.paired(batch, by_challenger=by is table.challenger)
             self._cut_off()
             return
