@@ -81,6 +81,8 @@ class Controller:
     paused: bool = False
     failed: str | None = None
     """The table on which the first training failed: it is not tried again before there is another one."""
+    told: int = 0
+    """People were told of what happened up to this event."""
     mark: str | None = None
     """The newest code that was looked at: a commit, or a digest; empty: the branch was gone."""
     proposed: dict[str, Any] | None = None
@@ -88,6 +90,7 @@ class Controller:
     pauses: dict[str, tuple[datetime, timedelta]] = field(default_factory=dict)
     """Source -> not before this, since it failed; and how long the pause was."""
     chronicle: Chronicle = field(init=False)
+    _loaded: bool = False
     _table: Digest | None = None
     _due: dict[str, datetime] = field(default_factory=dict)
 
@@ -96,7 +99,7 @@ class Controller:
 
     def forget(self) -> None:
         """Know nothing: the next turn begins with what the ledger remembers. After anything that may have gone half way."""
-        self.life, self._table = None, None
+        self.life, self._table, self._loaded = None, None, False
         self._due = {}
         self.chronicle = Chronicle(ctx=self.ctx, timeline=LIVE, run="loop", fence=self._fence)
 
@@ -119,19 +122,26 @@ class Controller:
             self.chronicle.write_if_told()
         return self.life is None or not self.life.crowned or self.life.code == self.ctx.code
 
+    def save(self) -> None:
+        """Keep what is remembered now, unless nothing is."""
+        if self._loaded:
+            self.chronicle.write()
+
     def _load(self) -> None:
         """Remember, if this is the first turn; and take in what others changed."""
         ledger, app = self.ctx.store.ledger, self.ctx.app.name
-        if self.life is None:
+        if not self._loaded:
             lease = ledger.lease(app)
             state = lease.state if lease else {}
             self.orders, self.trips = int(state.get("orders", 0)), int(state.get("trips", 0))
+            self.told = max(self.told, int(state.get("told", 0)))
             self.paused, self.failed = bool(state.get("paused", False)), state.get("failed")
             self.mark, self.proposed = state.get("mark"), state.get("proposed")
             self.chronicle.count = int(state.get("count", 0))
             self._refresh()
             if state.get("life"):
                 self._recall(state["life"])
+            self._loaded = True
         roles = {role.role: role for role in ledger.roles(app, LIVE)}
         self.chronicle.epochs = {name: role.epoch for name, role in roles.items()}
         champion = roles.get("champion")
@@ -202,6 +212,7 @@ class Controller:
         return {
             "orders": self.orders,
             "trips": self.trips,
+            "told": self.told,
             "paused": self.paused,
             "failed": self.failed,
             "mark": self.mark,

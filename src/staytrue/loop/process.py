@@ -9,6 +9,7 @@ again to import it. Anything else: it failed, and the reason is on stderr.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import secrets
 import signal
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from staytrue.engines.guard import Guard
 from staytrue.engines.process import ProcessPool
 from staytrue.errors import Conflict, StaytrueError, Unavailable
 from staytrue.kernel.release import Digest
@@ -28,6 +30,7 @@ from staytrue.loop.controller import Controller, Ended
 from staytrue.loop.follow import follower
 from staytrue.loop.jobs import drive
 from staytrue.loop.lease import FileBeats, Tenancy
+from staytrue.loop.notify import Notifier, Way, ways
 from staytrue.loop.proposal import described_context
 from staytrue.loop.service_controller import ServiceController
 from staytrue.settings import setting
@@ -92,7 +95,11 @@ class _Process:
     _marks: tuple[Any, ...] = ()
     _turned_s: float = float("-inf")
     _looked_s: float = float("-inf")
+    _told_s: float = float("-inf")
     _tenancy: Tenancy | None = field(default=None)
+    _notifier: Notifier | None = None
+    _out: list[Way] | None = None
+    _guard: Guard = field(default_factory=Guard)
 
     def run(self) -> int:
         """Until it is told to end, or has to be started again."""
@@ -106,9 +113,33 @@ class _Process:
                     if controller is None:
                         controller = self._controller(pool, tenancy)
                     if self._is_due() and not self._turn(controller):
-                        return self.code
+                        break
+                    if self._turned_s > float("-inf"):
+                        self._tell(controller)
                 time.sleep(_LOOK_S)
-        return 0
+        if self._notifier is not None:
+            self._notifier.close()
+        if controller is not None and tenancy.epoch is not None:
+            with contextlib.suppress(StaytrueError):  # what was told may then be told once more
+                controller.save()
+        return self.code
+
+    def _tell(self, controller: Controller) -> None:
+        """Tell people of incidents; whatever goes wrong with that, the loop goes on."""
+        now_s = time.monotonic()
+        if self._out is None:
+            self._out = ways(controller.ctx.home)
+            if self._out:
+                newest = self.store.ledger.events(newest_first=True, limit=1)
+                # Where the controller before left off; of what was before the first one, nobody is told.
+                after = controller.told = controller.told or (newest[0].seq if newest else 0)
+                controller.save()
+                self._notifier = Notifier(controller.ctx.app.name, self._out, after=after, guard=self._guard)
+        if self._notifier is not None and (self._notifier.busy or now_s - self._told_s >= _TURN_S):
+            self._told_s = now_s
+            with contextlib.suppress(StaytrueError):  # the ledger is busy: the next turn does it
+                self._notifier.turn(self.store.ledger, wall(), now_s)
+            controller.told = self._notifier.done
 
     def _name(self) -> str:
         """The app's name: as told, the store's only one, or what the app's file says."""
@@ -200,6 +231,9 @@ class _Process:
         now_s = time.monotonic()
         if now_s - self._looked_s >= _TURN_S:
             self._looked_s = now_s
+            if self._notifier is not None:
+                with contextlib.suppress(StaytrueError):  # as in `_tell`
+                    self._notifier.turn(self.store.ledger, wall(), now_s)
             lease = self.store.ledger.lease(self._tenancy.app)
             if lease is not None and lease.epoch != self._tenancy.epoch:
                 return Conflict("ST800", f"Another controller took the loop of {self._tenancy.app} over.")
