@@ -40,6 +40,14 @@ def tripped(street: Street, release: str) -> list[dict[str, Any]]:
     return [event for event in street.shop.events("tripped") if event["body"]["release"] == release]
 
 
+def tripped_anew(street: Street, release: str, before: int, *, seconds: float = 60) -> dict[str, Any]:
+    """The next event that says so."""
+    try:
+        return until(lambda: tripped(street, release)[before:], "an event that says so", seconds=seconds)[0]
+    except AssertionError as exc:
+        raise AssertionError(f"{exc}\n{street.server.stderr}\n{street.server.get('/metrics').body.decode()}") from exc
+
+
 def arm(server: Server, name: str, release: str, arm: str) -> float:
     """A counter by release and arm."""
     wanted = f'{name}{{release="{release[:12]}",arm="{arm}"'
@@ -94,7 +102,7 @@ def test_a_broken_challenger_is_cut_off_and_no_request_fails(street, how, guard,
 
     with Asking(street.server) as asking:
         street.give("challenger", challenger, share)
-        event = until(lambda: tripped(street, challenger)[before:], "an event that says so")[0]
+        event = tripped_anew(street, challenger, before)
         failed, answered = (arm(street.server, name, challenger, "challenger") for name in (FAILED, ANSWERED))
         asking.more(50)
 
@@ -119,7 +127,7 @@ def test_a_challenger_that_hangs_keeps_nobody_waiting_for_long_and_is_cut_off(se
         with Asking(server) as asking:
             asking.more(200)
             street.give("challenger", challenger, 0.5)
-            event = until(lambda: tripped(street, challenger), "an event that says so", seconds=90)[0]
+            event = tripped_anew(street, challenger, 0, seconds=90)
             asking.more(50)
 
     assert asking.failures == []
@@ -158,7 +166,7 @@ def test_a_new_champion_that_fails_is_stood_in_for_by_the_previous_one(street, h
     with Asking(street.server) as asking:
         asking.more(5)
         street.give("champion", new, 1.0)
-        event = until(lambda: tripped(street, new)[before:], "an event that says so")[0]
+        event = tripped_anew(street, new, before)
         asking.more(50)
 
     assert asking.failures == []
@@ -191,7 +199,7 @@ def test_who_was_cut_off_stays_so_after_the_server_was_killed(served):
         street.give("previous", old)
         street.give("champion", new, 1.0)
         with Asking(server) as asking:
-            until(lambda: tripped(street, new), "an event that says so")
+            tripped_anew(street, new, 0)
             asking.more(20)
         server.end(signal.SIGKILL)
 

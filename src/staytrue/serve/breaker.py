@@ -55,7 +55,8 @@ class Trip:
         """The event that tells of it."""
         return Entry(
             app=app,
-            key=f"tripped:{self.release}:{epoch}",
+            # Each role counts its own epochs: as challenger and as champion a release may have the same one.
+            key=f"tripped:{self.role}:{self.release}:{epoch}",
             at=now,
             kind="tripped",
             sentence=self.sentence(),
@@ -82,7 +83,7 @@ class Trip:
             "schema": f"can't read rows that {other} reads",
         }[self.guard]
         then = "it gets no more requests" if self.role == "challenger" else f"{other} answers in its place"
-        last = f" Last: {self.why}." if self.why else ""
+        last = f" Last: {self.why.rstrip('.')}." if self.why else ""
         return f"{self.role.capitalize()} {self.release[:8]} {what}: {then} from now on.{last}"
 
 
