@@ -17,20 +17,20 @@ from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.duration import duration
 from staytrue.kernel.release import Digest, Release, trained_by
 from staytrue.kernel.trial import Judgement
-from staytrue.loop.app_tests import command_of, tested
-from staytrue.loop.change import Change, identified, reusing
-from staytrue.loop.check_memory import recalled, remember
-from staytrue.loop.check_step import Step, StepFailedError, skipped
 from staytrue.loop.checked import Base, Candidate, Checked
+from staytrue.loop.checking.app_tests import command_of, tested
+from staytrue.loop.checking.change import Change, identified, reusing
+from staytrue.loop.checking.memory import recalled, remember
+from staytrue.loop.checking.requests import differences, recent_requests, server_of
+from staytrue.loop.checking.sources import sources_checked
+from staytrue.loop.checking.step import Step, StepFailedError, skipped
 from staytrue.loop.comparison import NEW_ROWS, Comparison, compared, without_newest
 from staytrue.loop.context import Context
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.past import Past
 from staytrue.loop.proposal import Proposal, described_context
 from staytrue.loop.release import answered_release, checked_out, golden_of, kept, release_refs, same_answers
-from staytrue.loop.requests import differences, recent_requests, server_of
 from staytrue.loop.service import answers_differ, service_release
-from staytrue.loop.source_check import sources_checked
 from staytrue.loop.train import Trained, train
 from staytrue.loop.trial import Backtest, inputs
 from staytrue.store.env import env_id

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from staytrue.kernel.release import Digest, Release
-from staytrue.loop.change import Change
-from staytrue.loop.check_step import Step
+from staytrue.loop.checking.change import Change
+from staytrue.loop.checking.step import Step
 from staytrue.loop.comparison import Comparison
 from staytrue.loop.context import Context
 from staytrue.loop.proposal import Proposal

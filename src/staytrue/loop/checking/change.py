@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from staytrue.kernel.release import Release, describe_axes
 from staytrue.kernel.training_code import changes_nothing
-from staytrue.loop.check_step import Step
+from staytrue.loop.checking.step import Step
 from staytrue.loop.context import Context
 from staytrue.store import code as code_store
 

@@ -12,7 +12,7 @@ from staytrue.errors import InvalidInput, StaytrueError, Unavailable
 from staytrue.kernel.contract import Breach
 from staytrue.kernel.contract import check as breaches_of
 from staytrue.kernel.duration import duration
-from staytrue.loop.check_step import Step, StepFailedError, skipped
+from staytrue.loop.checking.step import Step, StepFailedError, skipped
 from staytrue.loop.context import Context
 from staytrue.loop.fetch import fetch
 from staytrue.loop.jobs import Steps, result_of

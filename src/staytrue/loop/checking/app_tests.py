@@ -9,7 +9,7 @@ from typing import Any
 from staytrue.engines.process import Job
 from staytrue.errors import InvalidInput
 from staytrue.kernel.duration import duration
-from staytrue.loop.check_step import Step, StepFailedError, skipped
+from staytrue.loop.checking.step import Step, StepFailedError, skipped
 from staytrue.loop.context import Context
 from staytrue.loop.jobs import Steps, result_of
 from staytrue.settings import setting
