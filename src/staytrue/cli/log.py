@@ -126,11 +126,14 @@ def _follow(store: Store, app: str, args: argparse.Namespace, screen: Screen) ->
 
 
 def _coming(store: Store, app: str, screen: Screen) -> Iterator[list[Event]]:
-    """First all that is there, then all that is new, in the order of the ledger; each event once."""
+    """First all that is there, then all that is new, in the order of the ledger; each event once.
+
+    It ends when nobody can read it any more, so that no `log --follow | head` is left behind.
+    """
     file = LedgerFile(store.root)
     after: int | None = None
     refused = False
-    while True:
+    while screen.has_reader():
         if file.may_have_moved(time.monotonic()):
             try:
                 events = store.ledger.events(app, after=after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,14 @@ class Screen:
     def flush(self) -> None:
         """Let go of what was said: in a pipe or a file it would wait for more."""
         sys.stdout.flush()
+
+    def has_reader(self) -> bool:
+        """Whether anybody can still read the results; True where that can't be known."""
+        if not hasattr(select, "poll"):  # Windows
+            return True
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return not poll.poll(0)  # asked for nothing, it tells of errors only: a pipe whose other end is closed
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
         """A table, for a person; the columns named in `right` are numbers."""
