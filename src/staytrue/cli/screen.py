@@ -111,7 +111,7 @@ class Screen:
             self.out.print(f"{at} {named:<11} {f'{who:<9} ' if who else ''}{sentence}", markup=False, soft_wrap=True)
             return
         table = Table.grid(padding=(0, 1))
-        table.add_column(width=10)
+        table.add_column(width=max(10, len(at)))
         table.add_column(width=11, style=COLOURS.get(kind, "default"))
         if who:
             table.add_column(width=9, style="dim")
