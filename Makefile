@@ -6,12 +6,13 @@ PYTHON ?= python3
 DEMO_ARGS ?= --dir demo
 TEST_ARGS ?=
 FAULT_ARGS ?=
+DRILL_ARGS ?=
 
 need_demo = venv=$$($(PYTHON) scripts/bootstrap.py demo) && bin="$$venv/bin"
 need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check fault bench bench-serve bench-loop docs clean
+.PHONY: help demo test lint check fault bench bench-serve bench-loop drill drill-shop drill-chaos docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -36,6 +37,15 @@ check: lint  ## everything a change has to pass: lint, then test
 
 fault:  ## kill -9, power cuts, full disks, at every step; takes minutes
 	@$(need_dev) && "$$bin/python" -m pytest -q -p no:randomly -m "fault_long or not fault_long" tests/fault $(FAULT_ARGS)
+
+drill:  ## months of real bookings against a running `staytrue up`, with commits, in minutes; DRILL_ARGS="--dir drill" keeps it
+	@$(need_dev) && "$$bin/python" -W ignore drills/drill.py $(DRILL_ARGS)
+
+drill-shop:  ## the same on made-up rows, in a minute
+	@$(need_dev) && "$$bin/python" -W ignore drills/drill.py --only shop $(DRILL_ARGS)
+
+drill-chaos:  ## a drill whose processes are killed and stopped, a thousand times; an hour or more
+	@$(need_dev) && "$$bin/python" -m pytest -q -s -p no:randomly -m fault_long tests/fault/test_chaos.py $(FAULT_ARGS)
 
 bench:  ## figures against baselines, one table per script
 	@$(need_dev) && status=0; for script in benchmarks/*.py; do \

@@ -49,6 +49,8 @@ _LANES = (
     _Lane(kind="rejected", name="rejected", one="rejected", style="warn", shape="m-4-4l8 8m0-8l-8 8"),
     _Lane(kind="alarm", name="alarms", one="alarm", style="bad", shape="m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z"),
     _Lane(kind="retrain", name="retrains", one="retrain", style="tick", shape="m0-5v10"),
+    _Lane(kind="pushed", name="commits", one="commit", style="muted", shape="m0-5l5 5l-5 5l-5-5z"),
+    _Lane(kind="refused", name="refused", one="refused", style="bad", shape="m0-5l5 5l-5 5l-5-5z"),
 )
 
 # Class -> declarations in light and in dark. Line colours differ in lightness and dash too, not in hue alone.

@@ -85,6 +85,16 @@ def test_marks_that_would_cover_each_other_become_one_that_says_so():
     assert "4 retrains" in svg
 
 
+def test_commits_and_those_that_were_refused_have_marks():
+    story = [event(1, "pushed", "Commit 1234abcd: round."), event(1, "refused", "A test failed.")]
+
+    svg = replay_chart(document([policy("as lived", [1.0, 2.0])], [{**e, "policy": "as lived"} for e in story]))
+
+    assert "1 commit<" in svg
+    assert "1 refused<" in svg
+    assert "Commit 1234abcd: round." in svg
+
+
 def test_a_week_without_labels_breaks_the_line():
     svg = replay_chart(document([policy("payback", [1, 1, None, 1])], days=28))
 

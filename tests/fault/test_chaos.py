@@ -1,0 +1,48 @@
+"""kill -9 and SIGSTOP of whatever runs in a living drill: nothing is lost, nothing done twice, and the same is decided."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+from chaos import PROCESSES, Chaos, percentiles
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc for processes")
+
+LONG = pytest.mark.fault_long
+
+
+@contextlib.contextmanager
+def running(chaos: Chaos) -> Iterator[None]:
+    chaos.start()
+    try:
+        yield
+    finally:
+        chaos.stop()
+        chaos.place.close()
+
+
+@pytest.mark.parametrize(("rounds", "seed"), [(12, 1), pytest.param(1000, 2, marks=LONG)])
+def test_whoever_is_killed_or_stopped_nothing_is_lost_and_the_same_is_decided(tmp_path, rounds, seed) -> None:
+    chaos = Chaos(tmp_path, days=max(30, rounds), seed=seed)
+    with running(chaos):
+        with chaos.playing(rounds) as feeder:
+            chaos.go(rounds, PROCESSES)
+        print(f"\n{percentiles(chaos.rounds)}")
+        asker = feeder.asker
+        print(
+            f"  {feeder.days} days, {len(asker.took_s)} requests, {len(asker.retried)} asked again; up in {chaos.starts_s}"
+        )
+        kept = chaos.kept(feeder)
+
+    assert asker.failed == []
+    assert chaos.champions == {1}
+    assert kept.lost_predictions == set()
+    assert kept.lost_labels == set()
+    assert kept.trained_twice == []
+    assert kept.retrained_twice == []
+    assert kept.orders[0] == kept.orders[1]
+    assert kept.problems == []
+    assert chaos.decided() == chaos.replayed()
