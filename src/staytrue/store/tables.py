@@ -208,8 +208,9 @@ def make_part(
             ST206, no such time or key column.
     """
     since, until = _checked(window)
-    if like and rows.num_columns:
-        rows = conform(rows, _merged(like, schema(rows), extend=False))
+    if like:
+        # An empty list has no columns: as a part it is the same as rows of the table's columns, none of them.
+        rows = conform(rows, _merged(like, schema(rows), extend=False)) if rows.num_columns else no_rows(like)
     by = [name for name in (spec.time, spec.key) if name is not None]
     rows = in_order(rows, by if rows.num_columns else [])
     columns = {name: column(rows, name) for name in rows.column_names}

@@ -197,6 +197,18 @@ def test_windows_in_which_nothing_came_are_parts_too(objects):
     assert schema(tables.read(objects, empty_window)) == table.schema
 
 
+def test_a_window_without_rows_is_the_same_part_with_or_without_columns(objects):
+    rows, window = day(1, rates=(), hours=())
+    like = tables.make_part(objects, *day(0), SPEC).schema
+    columns = {"id": [], "at": [], "rate": [], "nights": []}
+
+    bare = tables.make_part(objects, rows, window, SPEC, like=like)
+
+    assert rows.num_columns == 0
+    assert bare == tables.make_part(objects, to_rows(columns, doing="fetch"), window, SPEC, like=like)
+    assert (bare.rows, bare.schema) == (0, like)
+
+
 def test_a_snapshot_needs_neither_time_nor_key(objects):
     spec = SourceSpec(name="docs", time=None, key=None, snapshot=True)
     rows = to_rows({"path": ["b", "a"], "text": ["x", "y"]}, doing="fetch")
