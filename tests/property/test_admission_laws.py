@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from staytrue.kernel.admission import admission, cooldown, not_after
 from staytrue.kernel.policy import Settings
-from staytrue.kernel.schedule import quiet
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
@@ -53,18 +52,13 @@ def test_drift_that_never_ends_spends_at_most_the_budget_in_any_24_hours(given_s
         assert other - one >= cooldown(given_settings, count if setback else 0)
 
 
-@given(
-    POLICIES,
-    st.lists(st.integers(0, 3 * 86_400), max_size=40).map(sorted),
-    st.integers(0, 8),
-    st.sampled_from([None, quiet("22:00-06:00"), quiet("01:00-00:30@Europe/Berlin")]),
-)
-def test_the_moment_that_is_named_is_the_first_at_which_it_is_allowed(given_settings, ago, setbacks, hours):
+@given(POLICIES, st.lists(st.integers(0, 3 * 86_400), max_size=40).map(sorted), st.integers(0, 8))
+def test_the_moment_that_is_named_is_the_first_at_which_it_is_allowed(given_settings, ago, setbacks):
     # given
     spent = [START - timedelta(seconds=s) for s in reversed(ago)]
 
     def asked(now):
-        return admission(now=now, settings=given_settings, spent=spent, setbacks=setbacks, new_rows=100, quiet=hours)
+        return admission(now=now, settings=given_settings, spent=spent, setbacks=setbacks, new_rows=100)
 
     # when
     said = asked(START)
@@ -77,7 +71,7 @@ def test_the_moment_that_is_named_is_the_first_at_which_it_is_allowed(given_sett
 
 
 @given(POLICIES, st.lists(st.integers(0, 3 * 86_400), max_size=40).map(sorted), st.integers(0, 8), st.integers(0, 300))
-def test_without_people_and_quiet_it_says_what_cooldown_budget_and_rows_say(given_settings, ago, setbacks, new_rows):
+def test_without_people_it_says_what_cooldown_budget_and_rows_say(given_settings, ago, setbacks, new_rows):
     """The rule that replay has lived by since 0.1, written down a second time."""
     spent = [START - timedelta(seconds=s) for s in reversed(ago)]
     span = cooldown(given_settings, 0) * 2 ** min(setbacks, 5)

@@ -119,6 +119,9 @@ class Live:
     def events(self, *kinds: str) -> list[Event]:
         return self.ledger.events("shop", LIVE, kinds=list(kinds) or None)
 
+    def story(self) -> list[str]:
+        return [event.kind for event in self.events()]
+
     def roles(self) -> dict[str, str | None]:
         return {role.role: role.release for role in self.ledger.roles("shop", LIVE)}
 
@@ -289,3 +292,18 @@ def _trip(shop: Live, release: str, role: str) -> None:
     sentence = f"Release {release[:8]} failed on 12 of 12 rows."
     entry = Entry(app="shop", key=f"tripped:{release}", at=shop.now, kind="tripped", sentence=sentence, body=body)
     shop.ledger.append([entry], recorded_at=shop.now)
+
+
+def test_a_retraining_waits_for_quiet_hours_to_end_and_tells_the_same_story(tmp_path, pool):
+    shop = Live(tmp_path / "quiet", pool, settings=', quiet="00:00-08:00"')
+    controller = shop.controller()
+    shop.until(controller, "retrain")
+    for _ in range(3):
+        shop.live(controller, 1)
+    assert shop.story() == ["deployed", "retrain"]  # it is always midnight when a day ends
+
+    shop._set(shop.now + timedelta(hours=9))
+    controller.turn()
+
+    assert shop.story()[:4] == ["deployed", "retrain", "backtest", "shadow"]
+    shop.ctx.store.close()

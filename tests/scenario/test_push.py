@@ -61,9 +61,6 @@ class Repository(Live):
         assert text.count(old) == 1
         return text.replace(old, new)
 
-    def story(self) -> list[str]:
-        return [event.kind for event in self.events()]
-
     def trainings(self) -> int:
         return len(self.ledger.events("shop", "trainings", kinds=["trained"]))
 

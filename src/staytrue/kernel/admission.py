@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 
 from staytrue.kernel.duration import duration, spell
 from staytrue.kernel.policy import Settings
-from staytrue.kernel.schedule import Quiet
 
 __all__ = ["NEW_ROWS", "Admission", "admission", "cooldown", "not_after"]
 
@@ -44,7 +43,6 @@ def admission(
     paused: bool = False,
     busy: bool = False,
     tried: bool = False,
-    quiet: Quiet | None = None,
 ) -> Admission:
     """Whether a retraining may begin at `now`.
 
@@ -54,7 +52,6 @@ def admission(
         new_rows: labelled rows since the champion's training.
         paused: a person said so.    busy: a retraining or its trial is under way.
         tried: this recipe was tried before, on the same rows.
-        quiet: hours in which none is begun.
 
     Example:
         >>> now = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -75,9 +72,6 @@ def admission(
     past = not_after(spent, now)
     waits = [wait for wait in (_cooling(past, now, settings, setbacks), _budgeted(past, now, settings)) if wait]
     at, why = max(waits, default=(now, ""))
-    calm = quiet.until(at) if quiet else None
-    if calm:
-        at, why = calm, f"it is quiet until {_spelled(calm)}"
     return Admission(allowed=at == now, why=why or "nothing forbids it", again_at=None if at == now else at)
 
 

@@ -22,9 +22,11 @@ _ENDS = frozenset({"promoted", "rolled_back", "reverted", "deployed"})
 _STEPS_BACK = frozenset({"rejected", "withdrawn"})
 """The challenger is gone: nobody acts any more, and there is nothing left to approve."""
 _ONCE = frozenset({"refused"})
+_CALMS = frozenset({"calmed"})
+"""A retraining brought nothing better: what the champion loses now is what fresh means, and the alarm is over."""
 _OPENS = frozenset({"alarm", "tripped", "serve_failed", "waiting", "failed"})
 
-KINDS = tuple(sorted(_ACTS | _ENDS | _STEPS_BACK | _ONCE | _OPENS))
+KINDS = tuple(sorted(_ACTS | _CALMS | _ENDS | _STEPS_BACK | _ONCE | _OPENS))
 """The kinds of events that incidents are folded from; all others change nothing."""
 
 _LOSSES = frozenset({"harm", "shift", "fault", "silence", "answers"})
@@ -105,6 +107,8 @@ def fold(before: Open, event: Told) -> tuple[Open, list[Incident]]:  # noqa: PLR
             after, [key for key in after if key[0] == "approval" or key == ("release", "start")], event
         )
         return over, [*back, *ended]
+    if event.kind in _CALMS:
+        return _resolved(before, [("harm", "harm")], event)
     if event.kind in _ENDS:
         return _resolved(before, [key for key in before if key[0] in _OVER_WITH_CHAMPION], event)
     return before, []

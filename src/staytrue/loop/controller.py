@@ -334,7 +334,7 @@ class Controller:
             return
         life = self.life
         self.run(life.resume())
-        while life.lived < life.past.until and life.code == self.ctx.code:
+        while life.lived < life.past.until and life.code == self.ctx.code and life.retraining is None:
             self.run(life.tick(life.lived))
             life.by_tick.clear()
             life.timeline.clear()

@@ -237,8 +237,8 @@ class Life:
         self.chronicle.write()
 
     def resume(self) -> Steps[None]:
-        """Go on with a retraining that was decided before a crash."""
-        if self.retraining is not None:
+        """Go on with a retraining that was decided before a crash, or in quiet hours that are over now."""
+        if self.retraining is not None and not self.is_quiet:
             yield from self._retrain_or_reject(self.retraining)
             self.chronicle.write()
 
@@ -377,7 +377,6 @@ class Life:
             setbacks=self.setbacks,
             new_rows=self.past.rows(self.stop, self.known),
             tried=self.past.rows(self.tried, self.known) == 0,
-            quiet=quiet(self.settings.quiet) if self.settings.quiet else None,
         )
         return self.held.allowed
 
@@ -407,7 +406,14 @@ class Life:
         self.retraining = Retraining(now=now, known=self.known)
         self._tell("retrain", f"Retrain: {decision.why}.", now, None, decision.numbers)
         self.chronicle.checkpoint()
-        yield from self._retrain_or_reject(self.retraining)
+        if not self.is_quiet:
+            yield from self._retrain_or_reject(self.retraining)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no training may begin at this hour; a replay has no hours of its own."""
+        hours = self.settings.quiet
+        return bool(hours and self.wall and quiet(hours).until(self.wall()))
 
     def _retrain_or_reject(self, under_way: Retraining) -> Steps[None]:
         try:
@@ -641,7 +647,14 @@ class Life:
             roles={"challenger": (None, 0.0)} if trial else None,
         )
         if settled and (trial is None or trial.source == "retrain"):
+            alarmed = self.watch.alarmed
             self.watch.settle(settled)
+            if alarmed:
+                loss = self.watch.books.loss or 0.0
+                sentence = (
+                    f"Harm alarm over: nothing better was found, so a loss of {loss:.3g} a row is what fresh means now."
+                )
+                self._tell("calmed", sentence, now, self.release, {"fresh_loss": _six(loss)})
 
     def roll_back(self, now: datetime, sentence: str, numbers: Mapping[str, Any]) -> None:
         """Give the old champion its role back, as long as the watch lasts."""
@@ -700,7 +713,7 @@ class Life:
 
     def _next(self) -> str:
         if self.retraining:
-            return "a retraining is under way"
+            return "a retraining waits for the quiet hours to end" if self.is_quiet else "a retraining is under way"
         if self.held and not self.held.allowed:
             return f"no retraining now: {self.held.why}"
         return self.last.why if self.last else "the policy was not asked yet"

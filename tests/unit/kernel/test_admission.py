@@ -8,7 +8,6 @@ import pytest
 
 from staytrue.kernel.admission import admission, cooldown, not_after
 from staytrue.kernel.policy import Settings
-from staytrue.kernel.schedule import quiet
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -63,14 +62,6 @@ def test_what_no_clock_ends_has_no_moment_even_where_a_clock_forbids_it_too(said
     refused = asked(1, **{said: True})
     assert (refused.allowed, refused.again_at) == (False, None)
     assert word in refused.why
-
-
-def test_nothing_is_begun_in_quiet_hours_and_not_when_a_cooldown_ends_in_them():
-    hours = quiet("11:00-15:00")
-    assert asked(quiet=hours).again_at == NOW + 3 * HOUR
-    assert asked(22, quiet=hours).again_at == NOW + 3 * HOUR
-    assert asked(18, quiet=hours).again_at == NOW + 6 * HOUR
-    assert asked(quiet=quiet("13:00-15:00")).allowed
 
 
 def test_what_is_refused_longest_gives_the_reason():
