@@ -11,6 +11,7 @@ from staytrue.cli.screen import Screen
 from staytrue.kernel.health import health
 from staytrue.kernel.release import describe_axes
 from staytrue.loop.lease import alive
+from staytrue.store.counts import answered_rows
 from staytrue.store.ledger import LIVE, Event
 from staytrue.store.store import Store, open_store
 
@@ -64,6 +65,7 @@ def status(store: Store, app: str, *, at: str | None) -> dict[str, Any]:
         looked_at=look.at if fits else None,
         now=now,
         runs=look.runs is not False,
+        answered=_answered(store, app, now) if seen.get("service") else None,
     )
     return {
         "app": app,
@@ -100,12 +102,19 @@ def _look(store: Store, app: str) -> _Look:
     memory = lease.state if lease else {}
     if memory.get("looked_at") and (event is None or event.recorded_at < (lease.at if lease else event.recorded_at)):
         runs = alive(store.root, app)
-        at = datetime.fromisoformat(memory["looked_at"])
+        looked, now = datetime.fromisoformat(memory["looked_at"]), datetime.now(UTC)
+        # A loop that is at work looks all the time. But in a drill its clock is not this machine's.
+        at = now if runs and abs(now - looked) < _OLD else looked
         look = (memory.get("life") or {}).get("look", {})
         return _Look(seen=look, at=at, runs=runs, as_of_then=runs, paused=bool(memory.get("paused")))
     replayed = event is not None and event.recorded_at - event.at > _OLD
     seen = event.body["evidence"] if event else {}
     return _Look(seen=seen, at=event.at if event else None, runs=None, as_of_then=replayed)
+
+
+def _answered(store: Store, app: str, now: datetime) -> int:
+    shown = answered_rows(store, app, now - timedelta(hours=1))
+    return sum(rows for (_, arm), rows in shown.items() if arm != "shadow")
 
 
 def _system_alarms(store: Store, app: str) -> list[str]:
@@ -142,6 +151,8 @@ def _next(seen: dict[str, Any], store: Store, app: str, look: _Look) -> dict[str
         sentence = "nothing: a person paused the loop; `staytrue resume` lets it go on"
     elif trial:
         sentence = f"challenger {trial['release'][:8]} is in {trial['stage']}, {trial['rows']} live rows so far"
+    elif seen.get("service"):
+        sentence = str(seen["next"])
     elif seen.get("service"):
         sentence = str(seen["next"])
     elif seen.get("next"):

@@ -31,6 +31,7 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     looked_at: datetime | None,
     now: datetime,
     runs: bool = True,
+    answered: int | None = None,
     stale_after: timedelta = timedelta(days=9),
 ) -> Health:
     """Whether the champion is right, as far as evidence goes. Nothing is called right without labels.
@@ -39,6 +40,7 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
         rows: labelled rows that the loss rests on; loss: their mean; interval: its 95 % bounds.
         fresh_loss: what the champion lost when fresh.
         alarms: kinds of open alarms.
+        answered: of a plain service, which has no labels: requests of the last hour that were answered.
         runs: whether whoever makes the numbers is still at work. A watch that is dead sees nothing, so nothing is right.
         looked_at: when the numbers were made; older than `stale_after` at `now`, they say nothing about today.
 
@@ -66,6 +68,11 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     system = [name for name in alarms if name.startswith("system")]
     if system:
         return Health(state="harmed", sentence=f"harmed: {', '.join(system)} alarm open", evidence=evidence)
+    if answered is not None:
+        if not answered:
+            return Health(state="unknown", sentence="unknown: nobody asked in the last hour", evidence=evidence)
+        said = f"right: {answered:,} rows answered in the last hour, no alarm open"
+        return Health(state="right", sentence=said, evidence=evidence | {"answered": answered})
     if not rows or loss is None or interval is None:
         return Health(state="unknown", sentence=f"unknown: {rows} labels were seen", evidence=evidence)
     bounds = f"{loss:.4g} a row ({interval[0]:.4g} .. {interval[1]:.4g}, {rows:,} rows)"

@@ -44,3 +44,16 @@ def test_without_evidence_it_is_unknown_and_never_right(seen, says):
 )
 def test_an_open_alarm_or_a_loss_surely_above_the_fresh_one_is_harm(seen):
     assert health(**WELL | seen).state == "harmed"
+
+
+def test_a_plain_service_is_right_when_it_is_asked_and_nothing_is_wrong():
+    service = WELL | {"rows": 0, "loss": None, "interval": None, "fresh_loss": None}
+    assert health(**service, answered=12).state == "right"
+    assert health(**service, answered=0).state == "unknown"
+    assert health(**service | {"alarms": ["system (errors)"]}, answered=12).state == "harmed"
+
+
+def test_nothing_is_right_when_nobody_watches():
+    found = health(**WELL, runs=False)
+    assert found.state == "unknown"
+    assert "nobody watches" in found.sentence
