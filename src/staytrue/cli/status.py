@@ -153,8 +153,6 @@ def _next(seen: dict[str, Any], store: Store, app: str, look: _Look) -> dict[str
         sentence = f"challenger {trial['release'][:8]} is in {trial['stage']}, {trial['rows']} live rows so far"
     elif seen.get("service"):
         sentence = str(seen["next"])
-    elif seen.get("service"):
-        sentence = str(seen["next"])
     elif seen.get("next"):
         sentence = f"{seen['next']}; {seen.get('rows_since', 0):,} labelled rows came since the champion's training"
     elif look.runs:

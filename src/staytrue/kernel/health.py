@@ -69,10 +69,7 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     if system:
         return Health(state="harmed", sentence=f"harmed: {', '.join(system)} alarm open", evidence=evidence)
     if answered is not None:
-        if not answered:
-            return Health(state="unknown", sentence="unknown: nobody asked in the last hour", evidence=evidence)
-        said = f"right: {answered:,} rows answered in the last hour, no alarm open"
-        return Health(state="right", sentence=said, evidence=evidence | {"answered": answered})
+        return _of_service(answered, evidence)
     if not rows or loss is None or interval is None:
         return Health(state="unknown", sentence=f"unknown: {rows} labels were seen", evidence=evidence)
     bounds = f"{loss:.4g} a row ({interval[0]:.4g} .. {interval[1]:.4g}, {rows:,} rows)"
@@ -89,3 +86,10 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     if interval[0] > fresh_loss:
         return Health(state="harmed", sentence=f"harmed: loss {bounds}, {fresh_loss:.4g} when fresh", evidence=evidence)
     return Health(state="right", sentence=f"right: loss {bounds}, {fresh_loss:.4g} when fresh", evidence=evidence)
+
+
+def _of_service(answered: int, evidence: dict[str, Any]) -> Health:
+    if not answered:
+        return Health(state="unknown", sentence="unknown: nobody asked in the last hour", evidence=evidence)
+    said = f"right: {answered:,} rows answered in the last hour, no alarm open"
+    return Health(state="right", sentence=said, evidence=evidence | {"answered": answered})
