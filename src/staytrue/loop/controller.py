@@ -301,6 +301,8 @@ class Controller:
             try:
                 self.run(fetch(self.ctx, name, now=now))
             except (Unavailable, InvalidInput, Refused, Conflict) as exc:
+                if exc.code == "ST800":
+                    raise  # the source did not fail: another controller took over
                 pause = min(2 * self.pauses[name][1], _LONGEST_PAUSE) if name in self.pauses else _FIRST_PAUSE
                 self.pauses[name] = (at + pause, pause)
                 self.say(f"Fetching {name} failed, again in {pause.total_seconds():.0f} s: {exc}")

@@ -43,6 +43,7 @@ __all__ = ["AGAIN", "FileClock", "main"]
 AGAIN: Final = 75
 """Exit code: the app's code changed, start the controller again."""
 _LOOK_S: Final = 0.1
+_SIGN_S: Final = 0.5
 _TURN_S: Final = 1.0
 """A turn is taken whenever the ledger or the clock moved, and this often anyway."""
 _TROUBLE_S: Final = 5.0
@@ -95,6 +96,7 @@ class _Process:
     _marks: tuple[Any, ...] = ()
     _turned_s: float = float("-inf")
     _looked_s: float = float("-inf")
+    _signed_s: float = float("-inf")
     _told_s: float = float("-inf")
     _tenancy: Tenancy | None = field(default=None)
     _notifier: Notifier | None = None
@@ -116,6 +118,8 @@ class _Process:
                         break
                     if self._turned_s > float("-inf"):
                         self._tell(controller)
+                else:
+                    self._give_a_sign(name)
                 time.sleep(_LOOK_S)
         if self._notifier is not None:
             self._notifier.close()
@@ -123,6 +127,13 @@ class _Process:
             with contextlib.suppress(StaytrueError):  # what was told may then be told once more
                 controller.save()
         return self.code
+
+    def _give_a_sign(self, app: str) -> None:
+        """That this one lives and waits, for whoever keeps it alive: the beat itself is the owner's."""
+        now_s = time.monotonic()
+        if now_s - self._signed_s >= _SIGN_S:
+            self._signed_s = now_s
+            FileBeats(self.store.root, f"{app}.waits").write({"pid": os.getpid(), "state": "waits", "at": now_s})
 
     def _tell(self, controller: Controller) -> None:
         """Tell people of incidents; whatever goes wrong with that, the loop goes on."""
