@@ -73,7 +73,7 @@ class Feeder:
         """Wait until the loop has lived through every day that is over, and the front serves the roles of the ledger."""
         now = self.place.clock
         what = f"the loop to have lived up to {now:%Y-%m-%d}"
-        until(lambda: self._looked() >= now, what, seconds=_PATIENCE_S, why=self.place.said)
+        until(lambda: self.place.lived_until() >= now, what, seconds=_PATIENCE_S, why=self.place.said)
         self._follow_roles()
         self.listen()
 
@@ -96,10 +96,6 @@ class Feeder:
             self._seq = event.seq
             self.by_kind[event.kind].append(event)
             self.told(event)
-
-    def _looked(self) -> datetime:
-        told = self.place.look().get("until")
-        return datetime.fromisoformat(told) if told else self.place.stream.begin
 
     # ------------------------------------------------------------ who answers
 

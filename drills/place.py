@@ -138,11 +138,13 @@ class Place:
         """The store, to look into."""
         return open_store(self.folder / "store", must_exist=True)
 
-    def look(self) -> dict[str, Any]:
-        """What the loop said of itself after its last tick: `until` is where it has come."""
+    def lived_until(self) -> datetime:
+        """Up to when the loop has lived, and nothing that it decided then is still under way."""
         lease = self.store.ledger.lease(self.stream.name)
         life = (lease.state.get("life") if lease else None) or {}
-        return dict(life.get("look", {}))
+        if not life or life["retraining"]:
+            return self.stream.begin
+        return datetime.fromisoformat(life["look"]["until"])
 
     def events(self, after: int = 0) -> list[Event]:
         """The live timeline."""

@@ -14,10 +14,11 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -28,13 +29,18 @@ from feeder import Feeder
 from place import Place, until
 from stream import DAY, Stream, shop
 
+from staytrue.errors import Unavailable
+from staytrue.loop.lease import FileBeats
 from staytrue.loop.orders import ask
+from staytrue.store.ledger import Lease
 
 __all__ = ["PROCESSES", "Chaos", "Kept", "Round", "percentiles", "restless"]
 
 PROCESSES = ("front", "controller", "worker", "lane", "launcher", "parent", "everything")
 """Whom a fault hits. Whatever it is, what is decided is what a replay decides."""
 _HEALTHY_S = 120.0
+_LOCKED_S = 15.0
+"""Nobody takes over from one that was stopped in the middle of a write: after that long it goes on."""
 _LONGEST_STOP_S = {"front": 2.0, "controller": 4.0, "worker": 1.0, "lane": 1.0, "launcher": 1.0, "job": 1.0}
 
 
@@ -115,8 +121,8 @@ class Chaos:
         self._stack.close()
 
     @contextlib.contextmanager
-    def playing(self, rounds: int) -> Iterator[Feeder]:
-        """Meanwhile day after day is played, patiently, until there were so many rounds; then what is under way ends."""
+    def playing(self) -> Iterator[Feeder]:
+        """Meanwhile day after day is played, patiently; in the end what is under way ends."""
         asker = Asker(self.port, timeout_s=5.0, patience_s=_HEALTHY_S)
         feeder = Feeder(place=self.place, asker=asker, told=lambda _event: None)
         failed: list[BaseException] = []
@@ -125,7 +131,7 @@ class Chaos:
             try:
                 feeder.catch_up()
                 last = self.place.stream.first + (self.days - 1) * DAY
-                while len(self.rounds) < rounds and self.place.clock < last and not self._ending.is_set():
+                while self.place.clock < last and not self._ending.is_set():
                     feeder.play(self.place.clock + DAY)
             except BaseException as exc:  # noqa: BLE001 - raised below, where the test sees it
                 failed.append(exc)
@@ -155,12 +161,15 @@ class Chaos:
 
     def go(self, rounds: int, whom: Sequence[str] = PROCESSES) -> None:
         """So many rounds, a day or more apart, or until the days are over or their player fails."""
-        day = self.place.clock
         while len(self.rounds) < rounds and self._player.is_alive():
             self.well()
-            until(lambda day=day: self.place.clock > day or not self._player.is_alive(), "a day", why=self.place.said)
-            day = self.place.clock
+            self._day_passes()
             self.one(whom)
+
+    def _day_passes(self) -> None:
+        """Wait for the beginning of the day after the next one: so one was lived through from its beginning to its end."""
+        then = self.place.clock + 2 * DAY
+        until(lambda: self.place.clock >= then or not self._player.is_alive(), "a day", why=self.place.said)
 
     def one(self, whom: Sequence[str]) -> Round | None:
         """One fault at a random moment; None when who should be hit was gone by then."""
@@ -186,6 +195,62 @@ class Chaos:
         found = Round(who=who, how="stopped" if stops else "killed", back_s=back_s)
         self.rounds.append(found)
         self._look()
+        return found
+
+    @contextlib.contextmanager
+    def second_controller(self) -> Iterator[int]:
+        """Another controller of the same app, started by hand; its process id."""
+        place = self.place
+        words = ["--store", str(place.folder / "store"), "--app-file", str(place.app / "app.py"), "--no-follow"]
+        command = [sys.executable, "-m", "staytrue.loop.process", *words, "--clock", str(place.folder / "now")]
+        with (self.folder / "second.err").open("wb") as err:
+            process = subprocess.Popen(command, cwd=place.folder, env=place.environment, stdout=err, stderr=err)
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+            process.wait()
+
+    def overtaken(self) -> str:
+        """Stop who has the lease, at a random moment, until the other one has it and has lived through a day; then wake it.
+
+        Gives back what became of it: `woke`, `killed` by the keeper who missed its signs, or `locked`: it was stopped while it
+        wrote, so nobody could take over before it woke.
+        """
+        self._day_passes()
+        before = self._lease()
+        beat = until(self._beat_of(before.owner), "the beat of the owner", why=self.place.said)
+        time.sleep(self.random.uniform(0, 1))  # a random moment
+        victim = psutil.Process(beat["pid"])
+        victim.suspend()
+        end = time.monotonic() + _LOCKED_S
+        try:
+            until(lambda: self._taken(before.epoch) or not _runs(victim) or time.monotonic() > end, "another owner")
+            taken = self._taken(before.epoch)
+            if taken:
+                self._day_passes()
+        finally:
+            with _gone_is_fine():
+                victim.resume()
+        return "killed" if not _runs(victim) else "woke" if taken else "locked"
+
+    def _lease(self) -> Lease:
+        lease = self.place.store.ledger.lease(self.place.stream.name)
+        assert lease is not None
+        return lease
+
+    def _taken(self, epoch: int) -> bool:
+        with contextlib.suppress(Unavailable):  # locked by whom we have stopped
+            return self._lease().epoch > epoch
+        return False
+
+    def _beat_of(self, owner: str) -> Callable[[], Mapping[str, Any] | None]:
+        beats = FileBeats(self.place.store.root, self.place.stream.name)
+
+        def found() -> Mapping[str, Any] | None:
+            beat = beats.read()
+            return beat if beat and beat.get("owner") == owner else None
+
         return found
 
     def _stopped(self, victim: psutil.Process, seconds: float) -> None:
@@ -264,6 +329,12 @@ class Chaos:
             now = datetime.now(UTC)
             for what in ("pause", "resume"):
                 ask(self.place.store.ledger, self.place.stream.name, what, by="chaos", now=now)
+
+
+def _runs(process: psutil.Process) -> bool:
+    with _gone_is_fine():
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @contextlib.contextmanager
