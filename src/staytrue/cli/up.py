@@ -158,7 +158,7 @@ def _controller(args: argparse.Namespace, root: Path, app: str, known: _Known) -
 
     def run(line: Line) -> int:
         from staytrue.engines.guard import limit_this_process
-        from staytrue.engines.process import environment
+        from staytrue.engines.job import environment
 
         os.nice(10)  # the front comes first, and jobs last: they go on from here
         limit_this_process(oom_score=600)

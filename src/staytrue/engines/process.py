@@ -43,6 +43,8 @@ from staytrue.errors import InvalidInput, NotFound, Unavailable
 
 __all__ = ["Handle", "Job", "Mode", "Outcome", "ProcessPool", "Progress", "Status", "environment"]
 
+_BACKGROUND_PATIENCE = 6
+
 
 class ProcessPool:
     """Runs jobs, at most `slots` cores at a time, the rest first in first out. Safe to use from several threads.
@@ -58,7 +60,8 @@ class ProcessPool:
         max_launchers: idle launchers beyond this number are closed, longest idle first.
         background: whether jobs give way to all other work of this machine: beside a server.
         reserve_bytes: memory that the machine keeps: below it the job that holds most is ended. None: 3 %, 128 MB to 1 GB.
-        start_s, answer_s: how long a launcher may take to start, and to answer when a job is handed to it.
+        start_s, answer_s: how long a launcher may take to start, and to answer when a job is handed to it; in the background
+            six times as long, for it may have to wait until somebody gives way.
 
     Example:
         >>> import tempfile
@@ -92,8 +95,8 @@ class ProcessPool:
             slots=slots or os.cpu_count() or 1,
             mode=mode or _default_mode(),
             max_launchers=max_launchers,
-            start_s=start_s,
-            answer_s=answer_s,
+            start_s=start_s * (_BACKGROUND_PATIENCE if background else 1),
+            answer_s=answer_s * (_BACKGROUND_PATIENCE if background else 1),
             background=background,
             reserve_bytes=reserve_bytes,
             begun=self._begun,

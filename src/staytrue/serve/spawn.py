@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from staytrue.engines.guard import DETACHED
-from staytrue.engines.process import environment
+from staytrue.engines.job import environment
 
 __all__ = ["Started", "start_worker"]
 
