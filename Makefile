@@ -35,8 +35,8 @@ lint:  ## format, ruff, mypy --strict, layers, links in the docs
 check: lint  ## everything a change has to pass: lint, then test
 	@$(MAKE) --no-print-directory test
 
-fault:  ## kill -9, power cuts, full disks, at every step; takes minutes
-	@$(need_dev) && "$$bin/python" -m pytest -q -p no:randomly -m "fault_long or not fault_long" tests/fault $(FAULT_ARGS)
+fault:  ## kill -9, power cuts, full disks, at every step; 500 simulated worlds; takes an hour
+	@$(need_dev) && "$$bin/python" -m pytest -q -p no:randomly -m "fault_long or not fault_long" tests/fault tests/simulation $(FAULT_ARGS)
 
 drill:  ## months of real bookings against a running `staytrue up`, with commits, in minutes; DRILL_ARGS="--dir drill" keeps it
 	@$(need_dev) && "$$bin/python" -W ignore drills/drill.py $(DRILL_ARGS)

@@ -1,0 +1,8 @@
+"""So that the simulations find what they share, whichever import mode pytest runs in."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
