@@ -10,7 +10,7 @@ from typing import Any
 from staytrue.loop.fetch import DATA
 from staytrue.loop.train import TRAININGS
 from staytrue.store import tables
-from staytrue.store.ledger import LIVE, Event, Ledger
+from staytrue.store.ledger import LIVE, Event, Ledger, Role, RoleName
 from staytrue.store.objects import LocalObjects
 
 __all__ = ["Broken", "Observer"]
@@ -144,6 +144,10 @@ class Observer:
         if ref is None:
             raise Broken("nothing was fetched")
         return tables.load(self._objects, ref.digest)
+
+    def role(self, name: RoleName) -> Role | None:
+        """Who has a role."""
+        return self._ledger.role(self._app, LIVE, name)
 
     def events(self, timeline: str | None = LIVE) -> list[Event]:
         """All events of a timeline."""
