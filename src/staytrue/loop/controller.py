@@ -170,7 +170,9 @@ class Controller:
         try:
             recall(life, document)
         except (InvalidInput, NotFound) as exc:
+            # The champion is adopted next, and its watch begins anew.
             self.say(str(exc))
+            self.life = None
             return
         self.life = life
 
@@ -246,6 +248,7 @@ class Controller:
             what == "retrain"
             and isinstance(life, Life)
             and trial is None
+            and life.retraining is None
             and life.past.rows(life.stop, life.known) > 0  # else there is nothing to hold a challenger against
         ):
             self.run(life.retrain(now, Decision(retrain=True, why=f"{order.by} asked for it: {why}", numbers=said)))
