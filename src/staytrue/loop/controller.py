@@ -299,7 +299,9 @@ class Controller:
         for name in sorted(sources, key=lambda n: bool(sources[n].spec.label)):
             # A pause is by the wall's clock: in a drill the other one may stand until the rows are there.
             now, at = self.clock(), self.wall()
-            if now < self._due.get(name, now) or at < self.pauses.get(name, (at, _FIRST_PAUSE))[0]:
+            due, again = self._due.get(name, now), self.pauses.get(name, (at, _FIRST_PAUSE))[0]
+            # A clock that was set back must not hold up what it said before.
+            if now < due <= now + sources[name].spec.every or at < again <= at + _LONGEST_PAUSE:
                 continue
             try:
                 self.run(fetch(self.ctx, name, now=now))
