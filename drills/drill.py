@@ -40,7 +40,7 @@ from staytrue.store.ledger import Event
 HERE = Path(__file__).parent
 PER_S = 20.0
 """Requests a second of the steady load."""
-SPANS = {"hotel": (98, 50), "elec2": (60, 0), "shop": (40, 20)}
+SPANS = {"hotel": (98, 50), "elec2": (62, 0), "shop": (40, 20)}
 """Days to play before the commits, and after them; 0: none are made."""
 
 

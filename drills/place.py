@@ -29,7 +29,7 @@ from staytrue.store.store import Store, open_store
 __all__ = ["Place", "Up", "percentile", "until"]
 
 T = TypeVar("T")
-PATIENCE_S = 120.0
+PATIENCE_S = 600.0
 """For what must happen at all; a busy machine is not a bug."""
 _GIT = ("git", "-c", "user.name=drill", "-c", "user.email=drill@localhost", "-c", "commit.gpgsign=false")
 

@@ -47,6 +47,7 @@ class Lived:
 
     app: str
     unit: str
+    promotes: bool
     since: datetime
     until: datetime
     pushed_at: datetime
@@ -83,6 +84,7 @@ class Lived:
         return cls(
             app=stream.name,
             unit=stream.unit,
+            promotes=stream.promotes,
             since=since,
             until=until,
             pushed_at=pushed_at,
@@ -120,14 +122,8 @@ class Lived:
         )
         yield Claim("each row is answered by whom the roles say", not self.astray, f"{self.astray} were not")
         yield Claim("a retraining is decided, and says why", self.count("retrain") > 0, _first(self.events, "retrain"))
-        through = [
-            e for e in self.events if e.kind == "promoted" and self._stages(e.body["release"]) >= {"shadow", "canary"}
-        ]
-        yield Claim(
-            "a challenger is promoted through shadow and canary",
-            bool(through),
-            through[0].sentence if through else "none was",
-        )
+        if self.promotes:
+            yield self._promoted()
         yield Claim("a challenger is rejected", self.count("rejected") > 0, _first(self.events, "rejected"))
         decided = [event for event in self.events if event.kind in _DECIDED]
         yield Claim(
@@ -146,6 +142,11 @@ class Lived:
             f"{self.labels[1]:,} of {self.labels[0]:,} joined",
         )
         yield Claim("the chain of the ledger holds", not self.problems, "; ".join(self.problems) or "verified")
+
+    def _promoted(self) -> Claim:
+        promoted = [event for event in self.events if event.kind == "promoted"]
+        through = [event for event in promoted if self._stages(event.body["release"]) >= {"shadow", "canary"}]
+        return Claim("a challenger is promoted through shadow and canary", bool(through), _first(through, "promoted"))
 
     def _stages(self, release: str) -> set[str]:
         return {event.kind for event in self.events if event.body.get("release") == release}
@@ -271,7 +272,7 @@ class Report:
     def show(self, screen: Screen) -> None:
         """For a person."""
         lived = self.lived
-        screen.say(f"\nWhat each was worth ({lived.unit} a row that an answer was off, on average)\n", style="bold")
+        screen.say(f"\nWhat each was worth ({lived.unit} a row)\n", style="bold")
         best = self.worth[0]
         cells = [
             [one.name, *("" if isnan(x) else f"{x:.3g}" for x in (one.before, one.tried, one.live, one.total / one.rows)),

@@ -11,7 +11,7 @@ from staytrue import App
 FEATURES = ["period", "nswprice", "nswdemand", "vicprice", "vicdemand", "transfer"]
 
 app = App("elec2")
-app.policy(retrain_cost=100)
+app.policy(retrain_cost=30, window="30d", trial_days=21)
 
 
 @app.data(time="at", key="row", label="rises", every="1d", label_after="1d", features=FEATURES)

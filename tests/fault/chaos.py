@@ -45,10 +45,9 @@ _LONGEST_STOP_S = {"front": 2.0, "controller": 4.0, "worker": 1.0, "lane": 1.0, 
 
 
 def restless(days: int) -> Stream:
-    """Nights whose rates jump every nine days, so that there is always something to retrain for."""
-    stream = shop(each=20, days=days)
-    day = (stream.rows["at"] - stream.first).dt.days
-    stream.rows["rate"] += 6.0 * (day // 9 % 2)
+    """Nights that cost 4 more every twenty days, so that there is always something to retrain for."""
+    stream = shop(each=40, days=days)
+    stream.rows["rate"] += 4.0 * ((stream.rows["at"] - stream.first).dt.days // 20)
     return stream
 
 
@@ -103,8 +102,8 @@ class Chaos:
         file = self.place.app / "app.py"
         before, found, rest = file.read_text().partition("app.policy(")
         _, _, after = rest.partition("\n)\n")
-        policy = 'retrain="every:3d", holdout=20, trial="backtest, shadow:20, canary:50%", watch_rows=60, trial_days=3'
-        file.write_text(f'{before}{found}{policy}, cooldown="0s")\n{after}')
+        policy = 'retrain="every:3d", window="7d", holdout=20, trial="backtest, shadow:20, canary:50%", watch_rows=60'
+        file.write_text(f'{before}{found}{policy}, trial_days=30, alpha=0.1, cooldown="0s")\n{after}')
 
     # ------------------------------------------------------------ up and down
 

@@ -42,7 +42,8 @@ def test_whoever_is_killed_or_stopped_nothing_is_lost_and_the_same_is_decided(tm
     assert_well(chaos, kept)
 
 
-@pytest.mark.parametrize(("rounds", "seed"), [(2, 3), pytest.param(50, 4, marks=LONG)])
+@LONG
+@pytest.mark.parametrize(("rounds", "seed"), [(20, 4)])
 def test_a_controller_that_wakes_after_another_took_over_changes_nothing(tmp_path, rounds, seed) -> None:
     chaos = Chaos(tmp_path, days=10 * rounds + 20, seed=seed)
     with running(chaos), chaos.second_controller():
