@@ -12,7 +12,6 @@ from contextlib import closing
 
 import psutil
 import pytest
-from conftest import Shop
 from server import PATIENCE_S, ROW, Server, serving, until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a server needs fork")
@@ -25,21 +24,21 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def new(served: Shop) -> Shop:
+def new(served):
     """The app of server.py, without a store."""
-    return Shop(served.folder, served.store_path.with_name("another"), served.capsys)
+    return type(served)(served.folder, served.store_path.with_name("another"), served.capsys)
 
 
-def app(shop: Shop) -> list[str]:
+def app(shop) -> list[str]:
     return ["--app", str(shop.folder / "app.py")]
 
 
-def alarms(shop: Shop) -> list[tuple[str, str]]:
+def alarms(shop) -> list[tuple[str, str]]:
     bodies = [event["body"] for event in shop.events("alarm")]
     return [(body["what"], body["state"]) for body in bodies if body["alarm"] == "system"]
 
 
-def test_an_app_without_a_store_is_fetched_trained_and_served(new: Shop) -> None:
+def test_an_app_without_a_store_is_fetched_trained_and_served(new) -> None:
     port = free_port()
     told = []
     asked = Server(
@@ -67,7 +66,7 @@ def test_an_app_without_a_store_is_fetched_trained_and_served(new: Shop) -> None
     assert new.verifies()
 
 
-def test_a_controller_that_is_killed_is_back_and_nobody_who_asks_notices(served: Shop) -> None:
+def test_a_controller_that_is_killed_is_back_and_nobody_who_asks_notices(served) -> None:
     with serving(served.store_path, *app(served)) as server:
         front = server.front()
         first = until(server.controller, "a controller")
@@ -82,7 +81,7 @@ def test_a_controller_that_is_killed_is_back_and_nobody_who_asks_notices(served:
     assert not again.is_running()
 
 
-def test_a_champion_is_served_though_the_app_in_the_folder_is_broken(served: Shop) -> None:
+def test_a_champion_is_served_though_the_app_in_the_folder_is_broken(served) -> None:
     served.write("this is no Python")
 
     with serving(served.store_path, *app(served)) as server:
@@ -90,7 +89,7 @@ def test_a_champion_is_served_though_the_app_in_the_folder_is_broken(served: Sho
         assert server.end() == 0
 
 
-def test_a_broken_app_with_nothing_to_serve_is_told_so_and_all_ends(new: Shop, staytrue) -> None:
+def test_a_broken_app_with_nothing_to_serve_is_told_so_and_all_ends(new, staytrue) -> None:
     new.write("raise ValueError('not today')")
 
     code, out, err = staytrue("up", "--store", new.store_path, "--port", "0", "--json", *app(new))
@@ -100,7 +99,7 @@ def test_a_broken_app_with_nothing_to_serve_is_told_so_and_all_ends(new: Shop, s
     assert "not today" in err
 
 
-def test_an_app_file_that_is_not_there_is_refused(new: Shop, staytrue) -> None:
+def test_an_app_file_that_is_not_there_is_refused(new, staytrue) -> None:
     nowhere = new.folder / "nowhere.py"
     code, out, _ = staytrue("up", "--store", new.store_path, "--port", "0", "--json", "--app", nowhere)
 
@@ -108,13 +107,13 @@ def test_an_app_file_that_is_not_there_is_refused(new: Shop, staytrue) -> None:
     assert not new.store_path.exists()
 
 
-def test_a_store_without_an_app_file_is_served_and_nothing_more(served: Shop) -> None:
+def test_a_store_without_an_app_file_is_served_and_nothing_more(served) -> None:
     with serving(served.store_path) as server:
         assert server.controller() is None
         assert "nothing is fetched or retrained" in server.stderr
 
 
-def test_told_to_end_while_it_trains_it_leaves_nothing_running(new: Shop) -> None:
+def test_told_to_end_while_it_trains_it_leaves_nothing_running(new) -> None:
     new.edit("    return np.polyfit", "    time.sleep(600)\n    return np.polyfit")
     command = [sys.executable, "-m", "staytrue", "up", "--store", str(new.store_path), "--port", "0", *app(new)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
