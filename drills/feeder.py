@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from asker import Asker, Quote
+from callers import Asker, Quote
 from place import Place, until
 from stream import DAY
 
