@@ -28,7 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from asker import Asker, Background
+from callers import Asker, Background
 from feeder import Feeder
 from place import Place
 from report import Claim, Lived, Report, compared, worth

@@ -24,7 +24,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "drills"))
 
-from asker import Asker
+from callers import Asker
 from feeder import Feeder
 from place import Place, until
 from stream import DAY, Stream, shop
