@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from staytrue.engines.guard import Guard
+from staytrue.engines.keeper import AGAIN, Line
 from staytrue.engines.process import ProcessPool
 from staytrue.errors import Conflict, StaytrueError, Unavailable
 from staytrue.kernel.release import Digest
@@ -37,13 +38,10 @@ from staytrue.settings import setting
 from staytrue.store.ledger import LIVE
 from staytrue.store.store import Store, open_store
 
-__all__ = ["AGAIN", "FileClock", "main"]
+__all__ = ["FileClock", "main"]
 
 
-AGAIN: Final = 75
-"""Exit code: the app's code changed, start the controller again."""
 _LOOK_S: Final = 0.1
-_SIGN_S: Final = 0.5
 _TURN_S: Final = 1.0
 """A turn is taken whenever the ledger or the clock moved, and this often anyway."""
 _TROUBLE_S: Final = 5.0
@@ -91,12 +89,12 @@ class _Process:
     owner: str
     clock: Callable[[], datetime]
     args: argparse.Namespace
+    line: Line | None
     ended: bool = False
     code: int = 0
     _marks: tuple[Any, ...] = ()
     _turned_s: float = float("-inf")
     _looked_s: float = float("-inf")
-    _signed_s: float = float("-inf")
     _told_s: float = float("-inf")
     _tenancy: Tenancy | None = field(default=None)
     _notifier: Notifier | None = None
@@ -118,8 +116,7 @@ class _Process:
                         break
                     if self._turned_s > float("-inf"):
                         self._tell(controller)
-                else:
-                    self._give_a_sign(name)
+                self._give_a_sign()
                 time.sleep(_LOOK_S)
         if self._notifier is not None:
             self._notifier.close()
@@ -128,12 +125,10 @@ class _Process:
                 controller.save()
         return self.code
 
-    def _give_a_sign(self, app: str) -> None:
-        """That this one lives and waits, for whoever keeps it alive: the beat itself is the owner's."""
-        now_s = time.monotonic()
-        if now_s - self._signed_s >= _SIGN_S:
-            self._signed_s = now_s
-            FileBeats(self.store.root, f"{app}.waits").write({"pid": os.getpid(), "state": "waits", "at": now_s})
+    def _give_a_sign(self) -> None:
+        """That this process lives, for the keeper that starts it again; a keeper that is gone wants nothing any more."""
+        if self.line is not None and not self.line.beat():
+            self.ended = True
 
     def _tell(self, controller: Controller) -> None:
         """Tell people of incidents; whatever goes wrong with that, the loop goes on."""
@@ -232,10 +227,12 @@ class _Process:
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self.ended and self._tenancy is not None:
             self._tenancy.hold("in trouble", wall())
+            self._give_a_sign()
             time.sleep(_LOOK_S)
 
     def _stop(self) -> BaseException | None:
         """Looked at while jobs run: whether to go on waiting for them."""
+        self._give_a_sign()
         if self.ended or self._tenancy is None:
             return Ended()
         self._tenancy.hold("works", wall())
@@ -283,15 +280,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--watch", action="store_true")
     parser.add_argument("--no-follow", action="store_true")
     args = parser.parse_args(argv)
+    line = Line.inherited()
     store = open_store(args.store)
     clock = FileClock(Path(args.clock)) if args.clock else wall
-    process = _Process(store=store, app=args.app_file, name=args.name, owner=args.owner, clock=clock, args=args)
+    process = _Process(
+        store=store, app=args.app_file, name=args.name, owner=args.owner, clock=clock, args=args, line=line
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, process.end)
     try:
         return process.run()
     except StaytrueError as exc:
         _say(str(exc))
+        if line is not None:
+            line.tell({"is": "failed", "error": exc.document()})
         return exc.exit_code
     finally:
         store.close()
