@@ -7,9 +7,9 @@ the job puts the files into the store and the facts into the ledger: so a job th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import math
-import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -62,7 +62,11 @@ def prepare(payload: Mapping[str, Any]) -> None:
 
 def fetch(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
     """The rows that a source gives, as one Parquet file."""
-    os.chdir(payload["home"])  # a source may read files beside it, or wherever the user's folder leads
+    with contextlib.chdir(payload["home"]):  # a source may read files beside it, or wherever the user's folder leads
+        return _fetched(payload, outbox)
+
+
+def _fetched(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
     app = _app(payload["entry"])
     source = app.sources[payload["source"]]
     arguments = () if source.spec.snapshot else (_time(payload["since"]), _time(payload["until"]))
