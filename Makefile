@@ -44,7 +44,7 @@ drill:  ## months of real bookings against a running `staytrue up`, with commits
 drill-shop:  ## the same on made-up rows, in a minute
 	@$(need_dev) && "$$bin/python" -W ignore drills/drill.py --only shop $(DRILL_ARGS)
 
-drill-chaos:  ## a drill whose processes are killed and stopped, a thousand times; an hour or more
+drill-chaos:  ## a drill whose processes are killed and stopped, a thousand times; an hour or two
 	@$(need_dev) && "$$bin/python" -m pytest -q -s -p no:randomly -m fault_long tests/fault/test_chaos.py $(FAULT_ARGS)
 
 bench:  ## figures against baselines, one table per script

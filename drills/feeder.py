@@ -31,7 +31,8 @@ class Feeder:
     Attributes:
         told: called with each event of the live timeline, once.
         quotes: key -> the answer that was given.
-        astray: answers by another release than the one that the roles name for that key.
+        stood_in: answers by the champion in a challenger's place, which failed or could not keep up.
+        astray: answers by any other release than the one that the roles name for that key.
         days: how many were played.
         by_kind: kind -> the events of the live timeline.
     """
@@ -40,6 +41,7 @@ class Feeder:
     asker: Asker
     told: Callable[[Event], None]
     quotes: dict[Any, Quote] = field(default_factory=dict)
+    stood_in: int = 0
     astray: int = 0
     days: int = 0
     by_kind: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
@@ -61,7 +63,9 @@ class Feeder:
         quotes = self.asker.quotes(stream.requests(rows))
         expected = self._expected(keys, self._served)
         self.quotes.update((key, quote) for key, quote in zip(keys, quotes, strict=True) if quote)
-        self.astray += sum(q is not None and q.release != e for q, e in zip(quotes, expected, strict=True))
+        others = [q.release for q, e in zip(quotes, expected, strict=True) if q is not None and q.release != e]
+        self.stood_in += others.count(self._served["champion"][0])
+        self.astray += len(others) - others.count(self._served["champion"][0])
         tomorrow = today + DAY
         known = stream.known(tomorrow)
         place.database.label(known)

@@ -58,6 +58,7 @@ class Lived:
     asked: int
     failed: Sequence[str]
     astray: int
+    stood_in: int
     took_s: float
     latency_s: tuple[float, float]
     answered: Counter[str]
@@ -95,6 +96,7 @@ class Lived:
             asked=len(asker.took_s),
             failed=asker.failed,
             astray=feeder.astray,
+            stood_in=feeder.stood_in,
             took_s=took_s,
             latency_s=(percentile(asker.took_s, 0.5), percentile(asker.took_s, 0.99)),
             answered=asker.answered,
@@ -120,7 +122,8 @@ class Lived:
             not self.failed,
             f"{self.asked:,} requests, {len(self.failed)} failed {self.failed[:2] or ''}",
         )
-        yield Claim("each row is answered by whom the roles say", not self.astray, f"{self.astray} were not")
+        by_others = f"{self.astray} were not; {self.stood_in} by the champion in a challenger's place"
+        yield Claim("each row is answered by whom the roles say", not self.astray, by_others)
         yield Claim("a retraining is decided, and says why", self.count("retrain") > 0, _first(self.events, "retrain"))
         if self.promotes:
             yield self._promoted()

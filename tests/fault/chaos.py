@@ -173,8 +173,11 @@ class Chaos:
     def one(self, whom: Sequence[str]) -> Round | None:
         """One fault at a random moment; None when who should be hit was gone by then."""
         who = self.random.choice(whom)
-        victims = self.find(who)
-        time.sleep(self.random.uniform(0, 0.2))  # a random moment
+        if who == "job":
+            victims = self._job()
+        else:
+            victims = self.find(who)
+            time.sleep(self.random.uniform(0, 0.2))  # a random moment
         if not victims:
             return None
         stops = who in _LONGEST_STOP_S and self.random.random() < 0.4
@@ -195,6 +198,11 @@ class Chaos:
         self.rounds.append(found)
         self._look()
         return found
+
+    def _job(self) -> list[psutil.Process]:
+        """A job that runs: they are short, so it is waited for."""
+        end = time.monotonic() + 3.0
+        return until(lambda: self.find("job") or time.monotonic() > end, "a job") and self.find("job")
 
     @contextlib.contextmanager
     def second_controller(self) -> Iterator[int]:
@@ -287,6 +295,7 @@ class Chaos:
 
     def kept(self, feeder: Feeder) -> Kept:
         """What the store knows in the end, and what of it is wrong."""
+        until(lambda: len(set(self._orders()[1])) == len(self._orders()[0]), "orders to be obeyed", why=self.place.said)
         store, stream = self.place.store, self.place.stream
         events = self.place.events()
         traffic = store.traffic(app=stream.name).to_pandas()
@@ -294,17 +303,21 @@ class Chaos:
         told = set(known["id"]) & feeder.quotes.keys()
         labelled = set(traffic.loc[traffic["label"].notna() & traffic["row.id"].notna(), "row.id"].astype(int))
         recipes = [e.body.get("recipe") for e in store.ledger.events(stream.name, "trainings", kinds=["trained"])]
-        answers = [e.body.get("order") for e in events if e.kind in ("paused", "resumed", "declined")]
-        asked = [str(e.seq) for e in store.ledger.events(stream.name, "orders", kinds=["asked"])]
         retrains = Counter(event.at for event in events if event.kind == "retrain")
         return Kept(
             lost_predictions=set(feeder.asker.ids) - set(traffic["id"]),
             lost_labels=told - labelled,
             trained_twice=[recipe for recipe, times in Counter(recipes).items() if times > 1],
             retrained_twice=[at for at, times in retrains.items() if times > 1],
-            orders=(sorted(asked), sorted(str(one) for one in answers)),
+            orders=self._orders(),
             problems=store.ledger.verify(),
         )
+
+    def _orders(self) -> tuple[list[str], list[str]]:
+        ledger, app = self.place.store.ledger, self.place.stream.name
+        asked = [str(event.seq) for event in ledger.events(app, "orders", kinds=["asked"])]
+        acted = [str(e.body.get("order")) for e in ledger.events(app, "live", kinds=["paused", "resumed", "declined"])]
+        return sorted(asked), sorted(acted)
 
     def decided(self) -> list[tuple[str, str, str, str | None]]:
         """What the live loop did with models, and why."""

@@ -25,9 +25,13 @@ def running(chaos: Chaos) -> Iterator[None]:
         chaos.place.close()
 
 
-@pytest.mark.parametrize(("rounds", "seed"), [(10, 1), pytest.param(1000, 2, marks=LONG)])
+SESSIONS = [(10, 1), *(pytest.param(100, seed, marks=LONG) for seed in range(2, 12))]
+"""Rounds and seed; a thousand rounds, as sessions that are not too long: each day reads the traffic of all of them."""
+
+
+@pytest.mark.parametrize(("rounds", "seed"), SESSIONS)
 def test_whoever_is_killed_or_stopped_nothing_is_lost_and_the_same_is_decided(tmp_path, rounds, seed) -> None:
-    chaos = Chaos(tmp_path, days=max(30, rounds), seed=seed)
+    chaos = Chaos(tmp_path, days=4 * rounds + 10, seed=seed)
     with running(chaos):
         with chaos.playing() as feeder:
             chaos.go(rounds, PROCESSES)
@@ -40,6 +44,21 @@ def test_whoever_is_killed_or_stopped_nothing_is_lost_and_the_same_is_decided(tm
 
     assert asker.failed == []
     assert_well(chaos, kept)
+
+
+@LONG
+def test_jobs_that_are_killed_too_cost_time_and_nothing_else(tmp_path) -> None:
+    """A job that is killed may be the app's fault: so a challenger may be rejected for it, and not all is decided the same."""
+    rounds = 100
+    chaos = Chaos(tmp_path, days=4 * rounds + 10, seed=5)
+    with running(chaos):
+        with chaos.playing() as feeder:
+            chaos.go(rounds, ["job", "job", "launcher", "controller", "everything"])
+        print(f"\n{percentiles(chaos.rounds)}\n  {feeder.days} days")
+        kept = chaos.kept(feeder)
+
+    assert feeder.asker.failed == []
+    assert_whole(chaos, kept)
 
 
 @LONG
@@ -58,6 +77,11 @@ def test_a_controller_that_wakes_after_another_took_over_changes_nothing(tmp_pat
 
 
 def assert_well(chaos: Chaos, kept: Kept) -> None:
+    assert_whole(chaos, kept)
+    assert chaos.decided() == chaos.replayed()
+
+
+def assert_whole(chaos: Chaos, kept: Kept) -> None:
     assert chaos.champions <= {1}
     assert kept.lost_predictions == set()
     assert kept.lost_labels == set()
@@ -65,4 +89,3 @@ def assert_well(chaos: Chaos, kept: Kept) -> None:
     assert kept.retrained_twice == []
     assert kept.orders[0] == kept.orders[1]
     assert kept.problems == []
-    assert chaos.decided() == chaos.replayed()
