@@ -92,11 +92,11 @@ def test_a_champion_is_served_though_the_app_in_the_folder_is_broken(served) -> 
 def test_a_broken_app_with_nothing_to_serve_is_told_so_and_all_ends(new, staytrue) -> None:
     new.write("raise ValueError('not today')")
 
-    code, out, err = staytrue("up", "--store", new.store_path, "--port", "0", "--json", *app(new))
+    code, out, _ = staytrue("up", "--store", new.store_path, "--port", "0", "--json", *app(new))
 
     assert code != 0
-    assert json.loads(out)["code"] == "ST880"
-    assert "not today" in err
+    assert json.loads(out)["code"] == "ST115"
+    assert "not today" in json.loads(out)["message"]
 
 
 def test_an_app_file_that_is_not_there_is_refused(new, staytrue) -> None:
