@@ -290,6 +290,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, process.end)
     try:
         return process.run()
+    except Ended:
+        return 0
     except StaytrueError as exc:
         _say(str(exc))
         if line is not None:

@@ -192,7 +192,7 @@ def _run_id(ctx: Context, past: Past, name: str) -> Digest:
 def _own_code() -> Digest:
     """The loop's own code: another way to decide is another story, also between two releases of staytrue."""
     root = Path(__file__).parents[1]
-    files = sorted(path for folder in ("kernel", "loop") for path in (root / folder).glob("*.py"))
+    files = sorted(path for folder in ("kernel", "loop") for path in (root / folder).rglob("*.py"))
     return digest(b"".join(path.name.encode() + b"\0" + path.read_bytes() for path in files))
 
 

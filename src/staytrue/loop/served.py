@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -39,10 +40,10 @@ class ServedAnswers:
         Only requests made from `since` to before `until` are looked at. A row that was asked about twice has the later answer;
         requests without a key, and those that failed, say nothing.
         """
-        # Limit: a day's traffic is read as a whole, however short the span.
+        # Limit: what was compacted of a day is read as a whole, however short the span.
         places = {str(key): row for row, key in enumerate(keys)}
         found: dict[_Who, dict[int, Any]] = {one: {} for one in who}
-        for rows in self._store.traffic(since, until, app=self._app).batches():
+        for rows in replace(self._store.traffic(since, until, app=self._app), recent=True).batches():
             if self._key not in rows.column_names:
                 continue
             column = frames.column(rows, self._key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,7 @@ from staytrue.errors import Unavailable
 from staytrue.kernel.contract import micros
 from staytrue.store import frames
 from staytrue.store.records import answered
-from staytrue.store.segment import read_segment, segments, traffic_folder
+from staytrue.store.segment import read_segment, segments, traffic_folder, written_since
 from staytrue.store.traffic import Kept, compacted
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["answered_rows"]
 
 _ATTEMPTS: Final = 20
-_LATE: Final = timedelta(seconds=5)
-"""A file's time may be that of a coarse clock, and a batch is written some moments after it was admitted."""
 
 
 def answered_rows(store: Store, app: str, since: datetime) -> Mapping[tuple[str, str], int]:
@@ -42,7 +40,7 @@ def answered_rows(store: Store, app: str, since: datetime) -> Mapping[tuple[str,
             # Files first, then the ledger: what was compacted in between is in the ledger.
             paths = segments(traffic_folder(store.root, app, "predictions"))
             names, kept = compacted(store.ledger, app)
-            raw = [path for path in paths if path.stem not in names and _is_written_since(path, since)]
+            raw = [path for path in paths if path.stem not in names and written_since(path, since)]
             counts: Counter[tuple[str, str]] = Counter()
             for release, arm, rows in (*_of_segments(raw, since), *_of_objects(store, kept, since)):
                 counts[release, arm] += rows
@@ -52,10 +50,6 @@ def answered_rows(store: Store, app: str, since: datetime) -> Mapping[tuple[str,
     raise Unavailable(
         "ST714", f"Can't count the traffic of {app}: its files changed {_ATTEMPTS} times meanwhile.", app=app
     )
-
-
-def _is_written_since(path: Path, since: datetime) -> bool:
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC) >= since - _LATE
 
 
 def _of_segments(paths: list[Path], since: datetime) -> Iterator[tuple[str, str, int]]:

@@ -20,6 +20,7 @@ import time
 import uuid
 import zlib
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -65,6 +66,8 @@ _U32: Final = Struct("<I")
 _SEARCH: Final = 16
 _SMALL: Final = 1 << 16
 _WINDOW: Final = 1 << 20
+_LATE: Final = timedelta(seconds=5)
+"""A file's time may be that of a coarse clock, and a batch is written some moments after it was admitted."""
 
 
 def traffic_folder(root: Path, app: str, kind: Kind) -> Path:
@@ -397,6 +400,15 @@ def segments(folder: Path) -> list[Path]:
         return sorted(entry for entry in folder.iterdir() if entry.suffix == _SUFFIX)
     except FileNotFoundError:
         return []
+
+
+def written_since(path: Path, moment: datetime) -> bool:
+    """Whether a segment may hold records of requests that were admitted from this moment on, by its file's time.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC) >= moment - _LATE
 
 
 def closed_segments(folder: Path) -> list[Path]:

@@ -29,7 +29,7 @@ from staytrue.store.join import Chunk, alike, as_text, joined, label_of_keys, no
 from staytrue.store.ledger import Ledger
 from staytrue.store.objects import LocalObjects
 from staytrue.store.records import LABEL_SCHEMA, label_rows, moments, prediction_rows
-from staytrue.store.segment import Kind, read_segment, segments, traffic_folder
+from staytrue.store.segment import Kind, read_segment, segments, traffic_folder, written_since
 
 __all__ = ["COMPACTED", "TIMELINE", "Kept", "Traffic", "compacted", "day_of", "plain", "posted_labels", "split_by_day"]
 
@@ -115,6 +115,8 @@ class Traffic:
     since: datetime | None = None
     until: datetime | None = None
     known_by: datetime | None = None
+    recent: bool = False
+    """Pass over segments that were last written before `since`: for times that this machine's servers gave, not for any."""
 
     @property
     def root(self) -> Path:
@@ -308,8 +310,9 @@ def _reading(traffic: Traffic) -> _Reading:
         if one.what == "predictions" and one.day is not None and _touches(one.day, traffic):
             days.add(one.day)
             columns.add(one.columns)
+    since = traffic.since if traffic.recent else None
     for path in paths["predictions"]:
-        if path.stem not in names:
+        if path.stem not in names and (since is None or written_since(path, since)):
             segment = read_segment(path)
             raw[path] = frozenset(day for day in map(day_of, moments(segment)) if _touches(day, traffic))
             if raw[path]:
