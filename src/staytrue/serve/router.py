@@ -395,6 +395,8 @@ class Router:
         for one in (table.champion, table.challenger):
             if one is not None:
                 one.logs_all = table.challenger is not None
+        if table.previous is not None:
+            table.previous.logs_all = True  # what it answers, the champion could not: nothing is rarer or of more use
         self.table = table
         self._be_patient()
         self.changed.set()
