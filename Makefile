@@ -12,7 +12,7 @@ need_demo = venv=$$($(PYTHON) scripts/bootstrap.py demo) && bin="$$venv/bin"
 need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check fault bench bench-serve bench-loop drill drill-shop drill-chaos docs clean
+.PHONY: help demo test slow lint check fault bench bench-serve bench-loop drill drill-shop drill-chaos docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -22,6 +22,9 @@ demo:  ## the whole loop on real data that ships with staytrue; leaves app and s
 
 test:  ## the fast tests, with the examples in docstrings
 	@$(need_dev) && "$$bin/python" -m pytest -q -m "not slow and not fault_long" tests src/staytrue examples $(TEST_ARGS)
+
+slow:  ## the tests that take more than a few seconds each, a whole drill among them
+	@$(need_dev) && "$$bin/python" -m pytest -q -m slow tests $(TEST_ARGS)
 
 lint:  ## format, ruff, mypy --strict, layers, links in the docs
 	@$(need_dev) && status=0; \

@@ -22,6 +22,7 @@ CONFLICT, UNAVAILABLE = 4, 5
 SHORTER_FETCH = (*FETCH[:-1], "2025-04-01")
 
 
+@pytest.mark.fault_long
 def test_one_of_several_first_trainings_makes_the_champion(tmp_path: Path, prices: Path) -> None:
     store = tmp_path / "store"
 

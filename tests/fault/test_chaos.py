@@ -25,7 +25,7 @@ def running(chaos: Chaos) -> Iterator[None]:
         chaos.place.close()
 
 
-SESSIONS = [(10, 1), *(pytest.param(100, seed, marks=LONG) for seed in range(2, 12))]
+SESSIONS = [pytest.param(10, 1, marks=LONG), *(pytest.param(100, seed, marks=LONG) for seed in range(2, 12))]
 """Rounds and seed; a thousand rounds, as sessions that are not too long: each day reads the traffic of all of them."""
 
 

@@ -150,6 +150,7 @@ def test_a_child_that_is_stopped_is_replaced(house: House) -> None:
     assert "gave no sign of life for 1 s" in until(house.heard, "a notice")[0]["why"]
 
 
+@pytest.mark.fault_long
 def test_a_keeper_that_was_stopped_itself_takes_nobody_for_dead(house: House) -> None:
     before = house.pid("listener"), house.pid("other")
     os.kill(house.process.pid, signal.SIGSTOP)
@@ -166,6 +167,7 @@ def test_a_keeper_that_was_stopped_itself_takes_nobody_for_dead(house: House) ->
     assert (house.pid("listener"), house.pid("other")) == before
 
 
+@pytest.mark.fault_long
 def test_one_that_dies_at_once_again_and_again_is_given_growing_pauses_and_is_one_incident(house: House) -> None:
     crashes = house.order("other", "crashes")
     house.another("other", 5)

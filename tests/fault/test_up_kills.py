@@ -75,6 +75,7 @@ def test_a_front_that_is_killed_is_back_within_two_seconds_and_refuses_nobody(tm
     assert sorted(silent_s)[kills // 2] < max(2.0, 1.5 * start_s)
 
 
+@pytest.mark.fault_long
 def test_a_front_that_is_stopped_is_replaced(tmp_path, kept: Kept) -> None:
     with up(kept.copied(tmp_path / "store")) as server:
         front = front_of(server, set())
@@ -93,6 +94,7 @@ def test_a_front_that_is_stopped_is_replaced(tmp_path, kept: Kept) -> None:
     assert back_s < 20
 
 
+@pytest.mark.fault_long
 def test_a_front_that_is_stopped_dies_with_its_keeper_and_the_port_is_free(tmp_path, kept: Kept) -> None:
     with up(kept.copied(tmp_path / "store")) as server:
         tree = server.tree()

@@ -12,6 +12,7 @@ DRILL = Path(__file__).parents[2] / "drills" / "drill.py"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="staytrue up runs on Linux and macOS")
+@pytest.mark.slow
 def test_a_drill_fetches_retrains_tries_promotes_rejects_refuses_and_decides_as_a_replay(tmp_path):
     command = [sys.executable, str(DRILL), "--only", "shop", "--dir", str(tmp_path / "drill")]
 

@@ -81,6 +81,7 @@ def street(_running, served):
     server, known = _running
     served.store_path = server.store_path
     made = Street(served, server, known)
+    made.give("previous", None)  # else the champion of an earlier story may stand in for this one's
     yield made
     made.give("challenger", None)
 

@@ -233,6 +233,7 @@ def quote(model, rows):
 """
 
 
+@pytest.mark.slow
 def test_a_challenger_that_is_better_in_all_but_worse_in_one_segment_is_refused(bench_of):
     with bench_of(SEGMENTS) as bench:
         bench.fetch("2026-01-01", "2026-04-11")

@@ -66,6 +66,7 @@ def test_an_app_without_a_store_is_fetched_trained_and_served(new) -> None:
     assert new.verifies()
 
 
+@pytest.mark.slow
 def test_a_controller_that_is_killed_is_back_and_nobody_who_asks_notices(served) -> None:
     with serving(served.store_path, *app(served)) as server:
         front = server.front()
