@@ -557,7 +557,10 @@ class Foreman:
         log = attempt.place / "log"
         with contextlib.suppress(OSError):
             if log.stat().st_size > _LOG_LIMIT_BYTES:
+                newest = _tail_bytes(log)
                 os.truncate(log, 0)
+                with log.open("ab") as again:  # the last words of one that ends just now are in it
+                    again.write(newest)
         size = toll.disk_bytes(attempt.place)
         if size > attempt.disk_bytes:
             self._stop(attempt, "failed", _disk_error(attempt, size))
@@ -650,8 +653,12 @@ def _exit_words(code: int | None) -> str:
 
 def _tail(log: Path) -> str:
     try:
-        with log.open("rb") as source:
-            source.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
-            return source.read(_LOG_TAIL_BYTES).decode("utf-8", "replace")
+        return _tail_bytes(log).decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def _tail_bytes(log: Path) -> bytes:
+    with log.open("rb") as source:
+        source.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+        return source.read(_LOG_TAIL_BYTES)
