@@ -272,8 +272,9 @@ def limit_this_process(*, oom_score: int = 900) -> None:
 def yield_to_others() -> None:
     """This process and its children run when nobody else wants to, as far as the platform has such a thing.
 
-    `SCHED_IDLE` gives way at once to whoever wakes up, which a nice value does not: measured by
-    `tests/fault/test_hostile_jobs.py`. Where sessions are scheduled as groups (autogroup), the group gives way too.
+    `SCHED_IDLE` gives way at once to whoever wakes up, which a nice value does not. Where sessions are scheduled as groups
+    (autogroup), the group gives way too. Limit: on two cores a server's p99 at 200 requests/s still doubled beside a job
+    that burns (`tests/fault/test_hostile_jobs.py`), and on a machine that is never idle a job may not get far.
     """
     if hasattr(os, "nice"):
         os.nice(19)
