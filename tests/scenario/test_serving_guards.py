@@ -187,8 +187,7 @@ def test_a_champion_is_not_cut_off_for_what_the_previous_one_could_not_answer_ei
     bad = [street.server.predict(ROW | {"note": note}) for note in ["raise"] * 40 + ["die"] * 2]
 
     # As without a previous one; the caller learns what his champion says.
-    assert {got.code for got in bad[:40]} == {"ST303"}
-    assert all(got.status >= 500 for got in bad[40:]), [(got.status, got.code) for got in bad[40:]]
+    assert {got.code for got in bad} == {"ST303", "ST823"}
     assert tripped(street, new) == []
     assert street.server.predict(ROW).release == new
 
