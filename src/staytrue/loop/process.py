@@ -36,6 +36,7 @@ from staytrue.loop.proposal import described_context
 from staytrue.loop.service_controller import ServiceController
 from staytrue.settings import setting
 from staytrue.store.ledger import LIVE
+from staytrue.store.ledger_file import ledger_times
 from staytrue.store.store import Store, open_store
 
 __all__ = ["FileClock", "main"]
@@ -192,7 +193,7 @@ class _Process:
 
     def _is_due(self) -> bool:
         """Whether something moved since the last turn, or a while has passed."""
-        marks = (*_file_times(self.store.root), self._now())
+        marks = (*ledger_times(self.store.root), self._now())
         moved, self._marks = marks != self._marks, marks
         return moved or time.monotonic() - self._turned_s >= _TURN_S
 
@@ -250,17 +251,6 @@ class _Process:
     def end(self, *_: object) -> None:
         """Told to end."""
         self.ended = True
-
-
-def _file_times(root: Path) -> tuple[int, ...]:
-    found = []
-    for name in ("ledger.db", "ledger.db-wal"):
-        try:
-            stat = (root / name).stat()
-        except OSError:
-            continue  # the write-ahead log is not always there
-        found += [stat.st_mtime_ns, stat.st_size]
-    return tuple(found)
 
 
 def _say(sentence: str) -> None:

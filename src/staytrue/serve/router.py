@@ -30,15 +30,13 @@ from staytrue.serve.problem import Problem
 from staytrue.serve.schema import Read, Structs
 from staytrue.serve.supervisor import SLOW, Limits, Supervisor
 from staytrue.store.ledger import LIVE, Entry, RoleName
+from staytrue.store.ledger_file import LedgerFile
 from staytrue.store.store import Store
 
 __all__ = ["Router", "Share", "Table"]
 
 _LOOK_S: Final = 0.05
-_READ_S: Final = 0.5
-_VISIBLE_S: Final = 0.5
-"""The file's times are looked at twenty times a second; the ledger itself is read whenever they moved within the last
-half second, and this often. A commit moves them before its sync to disk, and can be read only after it."""
+"""So often it is looked whether the ledger may have moved, and how every release does."""
 _TRY_AGAIN_S: Final = 30.0
 _AGAIN_S: Final = 1.0
 _SLOW: Final = 10
@@ -313,18 +311,13 @@ class Router:
     # ------------------------------------------------------------ roles
 
     async def _watched(self) -> None:
-        seen: tuple[int, ...] = ()
-        read_s = moved_s = 0.0
+        file = LedgerFile(self._store.root)
         while True:
             now_s = time.monotonic()
-            times = self._file_times()
-            if times != seen:
-                seen, moved_s = times, now_s
-            if now_s - moved_s < _VISIBLE_S or now_s - read_s > _READ_S:
-                read_s = now_s
+            if file.may_have_moved(now_s):
                 try:
                     self._roles = await asyncio.to_thread(self._look)
-                    self.read_s = time.monotonic() - read_s
+                    self.read_s = time.monotonic() - now_s
                 except StaytrueError as exc:
                     self.read_s = None
                     self._say(f"The ledger can't be read: {exc}. The table stays as it is.")
@@ -333,14 +326,6 @@ class Router:
                 one.logs_none = self._logs_none
                 one.look_after()
             await asyncio.sleep(_LOOK_S)
-
-    def _file_times(self) -> tuple[int, ...]:
-        found = []
-        for name in ("ledger.db", "ledger.db-wal"):
-            with contextlib.suppress(OSError):
-                stat = (self._store.root / name).stat()
-                found += [stat.st_mtime_ns, stat.st_size]
-        return tuple(found)
 
     def _look(self) -> Mapping[RoleName, Held]:
         """Who has which role, and with which share; in a thread of its own."""

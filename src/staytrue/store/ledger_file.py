@@ -11,7 +11,7 @@ import contextlib
 from pathlib import Path
 from typing import Final
 
-__all__ = ["LedgerFile"]
+__all__ = ["LedgerFile", "ledger_times"]
 
 _READ_S: Final = 0.5
 _VISIBLE_S: Final = 0.5
@@ -30,13 +30,13 @@ class LedgerFile:
     """
 
     def __init__(self, root: Path) -> None:
-        self._files = (root / "ledger.db", root / "ledger.db-wal")
+        self._root = root
         self._seen: tuple[int, ...] = ()
         self._moved_s = self._read_s = float("-inf")
 
     def may_have_moved(self, now_s: float) -> bool:
         """Whether to read the ledger now; to be asked several times a second, with a clock that never jumps."""
-        times = self._times()
+        times = ledger_times(self._root)
         if times != self._seen:
             self._seen, self._moved_s = times, now_s
         if now_s - self._moved_s >= _VISIBLE_S and now_s - self._read_s < _READ_S:
@@ -44,10 +44,12 @@ class LedgerFile:
         self._read_s = now_s
         return True
 
-    def _times(self) -> tuple[int, ...]:
-        found = []
-        for file in self._files:
-            with contextlib.suppress(OSError):  # not there yet, or not any more: that is a move too
-                stat = file.stat()
-                found += [stat.st_mtime_ns, stat.st_size]
-        return tuple(found)
+
+def ledger_times(root: Path) -> tuple[int, ...]:
+    """Times and sizes of the ledger's files: others than before, somebody has written."""
+    found = []
+    for name in ("ledger.db", "ledger.db-wal"):
+        with contextlib.suppress(OSError):  # not there yet, or not any more: that is a move too
+            stat = (root / name).stat()
+            found += [stat.st_mtime_ns, stat.st_size]
+    return tuple(found)
