@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc 
 OTHER_POLICIES = ("replay", "--policy", "every:14d", "--policy", "never")
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(300, marks=pytest.mark.fault_long)])
+@pytest.mark.parametrize("kills", [5, pytest.param(300, marks=pytest.mark.fault_long)])
 def test_a_replay_killed_at_any_moment_goes_on(tmp_path: Path, prices: Path, kills: int) -> None:
     began = time.monotonic()
     run(prices, tmp_path / "undisturbed", FETCH).well()
