@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from test_controller import Live
+from living import Live
 
 from staytrue.engines.process import ProcessPool
 from staytrue.kernel.release import Digest

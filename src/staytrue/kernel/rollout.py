@@ -57,6 +57,12 @@ class Step:
     share: float = 0.0
     rows: int = 0
 
+    @property
+    def doing(self) -> str:
+        """What a challenger does in it, in words."""
+        shown = f"canary: it answers {self.share:.0%} of the rows"
+        return f"shadow for {self.rows} rows" if self.stage == "shadow" else shown
+
 
 _CANARY_ROWS = 100
 _PART = re.compile(r"(backtest|shadow|canary)((?::[^:,\s]+)*)")

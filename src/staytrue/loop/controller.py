@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from staytrue.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
+from staytrue.errors import Conflict, InvalidInput, NotFound, Refused, StaytrueError, Unavailable
 from staytrue.kernel.policy import Decision
 from staytrue.kernel.policy import policy as named_policy
 from staytrue.kernel.release import Digest
@@ -297,24 +297,31 @@ class Controller:
         """Ask every source whose next window is over; the labelled one last, so that it finds the others' rows."""
         sources = self.ctx.app.sources
         for name in sorted(sources, key=lambda n: bool(sources[n].spec.label)):
-            # A pause is by the wall's clock: in a drill the other one may stand until the rows are there.
-            now, at = self.clock(), self.wall()
-            due, again = self._due.get(name, now), self.pauses.get(name, (at, _FIRST_PAUSE))[0]
+            now = self.clock()
             # A clock that was set back must not hold up what it said before.
-            if now < due <= now + sources[name].spec.every or at < again <= at + _LONGEST_PAUSE:
+            if self._rests(name) or now < self._due.get(name, now) <= now + sources[name].spec.every:
                 continue
             try:
                 self.run(fetch(self.ctx, name, now=now))
             except (Unavailable, InvalidInput, Refused, Conflict) as exc:
                 if exc.code == "ST800":
                     raise  # the source did not fail: another controller took over
-                pause = min(2 * self.pauses[name][1], _LONGEST_PAUSE) if name in self.pauses else _FIRST_PAUSE
-                self.pauses[name] = (at + pause, pause)
-                self.say(f"Fetching {name} failed, again in {pause.total_seconds():.0f} s: {exc}")
+                self._rest(name, f"Fetching {name} failed", exc)
                 continue
             self.pauses.pop(name, None)
             self._due[name] = next_due(self.ctx, name, now=now)
         self._refresh()
+
+    def _rests(self, name: str) -> bool:
+        """Whether it failed a short while ago, by the wall's clock: a drill's may stand until the rows are there."""
+        at = self.wall()
+        return at < self.pauses.get(name, (at, _FIRST_PAUSE))[0] <= at + _LONGEST_PAUSE
+
+    def _rest(self, name: str, what: str, exc: StaytrueError) -> None:
+        """Not again for a while, which doubles each time."""
+        pause = min(2 * self.pauses[name][1], _LONGEST_PAUSE) if name in self.pauses else _FIRST_PAUSE
+        self.pauses[name] = (self.wall() + pause, pause)
+        self.say(f"{what}, again in {pause.total_seconds():.0f} s: {exc}")
 
     def _refresh(self) -> None:
         """See the newest version of the labelled table."""
@@ -373,8 +380,7 @@ class Controller:
         mark = (follower.tip() or "") if follower else self.mark
         if follower and mark is not None and mark != self.mark:
             self._pushed(follower, mark)
-        at = self.wall()
-        if self.proposed is not None and at >= self.pauses.get(_CODE, (at, _FIRST_PAUSE))[0]:
+        if self.proposed is not None and not self._rests(_CODE):
             self._try_code(life, Proposal(**{**self.proposed, "home": self.ctx.home}))
 
     def _pushed(self, follower: Follower, mark: str) -> None:
@@ -407,12 +413,8 @@ class Controller:
         try:
             checked = self.run(self._checked(life, proposal))
             self.run(self._judged(life, checked))
-        except (Unavailable, Conflict) as exc:
-            if isinstance(exc, Conflict):
-                raise
-            pause = min(2 * self.pauses[_CODE][1], _LONGEST_PAUSE) if _CODE in self.pauses else _FIRST_PAUSE
-            self.pauses[_CODE] = (self.wall() + pause, pause)
-            self.say(f"Checking {proposal.name} came to nothing, again in {pause.total_seconds():.0f} s: {exc}")
+        except Unavailable as exc:
+            self._rest(_CODE, f"Checking {proposal.name} came to nothing", exc)
             return
         self.pauses.pop(_CODE, None)
         self.chronicle.write()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,8 @@ class Branch:
             now_s = time.monotonic()
             if now_s - self._fetched_s >= _FETCH_S:
                 self._fetched_s = now_s
-                return self.repository.fetch(branch, remote=remote)
+                with contextlib.suppress(Unavailable):  # it does not answer: what was known of it holds until it does
+                    return self.repository.fetch(branch, remote=remote)
         return self.repository.tip(self.name)
 
     def proposal(self, mark: str) -> Proposal:

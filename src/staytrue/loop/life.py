@@ -530,14 +530,9 @@ class Life:
         if trial is None:
             return
         step = trial.step
-        doing = (
-            f"shadow for {step.rows} rows"
-            if step.stage == "shadow"
-            else f"canary: it answers {step.share:.0%} of the rows"
-        )
         self._tell(
             step.stage,
-            f"Challenger {trial.release[:8]} in {doing}.",
+            f"Challenger {trial.release[:8]} in {step.doing}.",
             now,
             trial.release,
             {"share": step.share, "rows": step.rows, "trained_rows": trial.challenger.rows},

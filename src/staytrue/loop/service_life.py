@@ -169,13 +169,8 @@ class ServiceLife:
         if trial is None:
             return
         step = trial.step
-        doing = (
-            f"shadow for {step.rows} rows"
-            if step.stage == "shadow"
-            else f"canary: it answers {step.share:.0%} of the rows"
-        )
         roles = {"challenger": (trial.release, step.share)}
-        sentence = f"Challenger {trial.release[:8]} in {doing}."
+        sentence = f"Challenger {trial.release[:8]} in {step.doing}."
         self._tell(step.stage, sentence, now, trial.release, {"share": step.share, "rows": step.rows}, refs, roles)
 
     def advance(self, now: datetime) -> None:
