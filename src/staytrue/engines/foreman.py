@@ -557,10 +557,9 @@ class Foreman:
         log = attempt.place / "log"
         with contextlib.suppress(OSError):
             if log.stat().st_size > _LOG_LIMIT_BYTES:
-                newest = _tail_bytes(log)
+                # Beside it, not back into it: the job may say its last words between the two.
+                _cut_from(log).write_bytes(_tail_bytes(log))
                 os.truncate(log, 0)
-                with log.open("ab") as again:  # the last words of one that ends just now are in it
-                    again.write(newest)
         size = toll.disk_bytes(attempt.place)
         if size > attempt.disk_bytes:
             self._stop(attempt, "failed", _disk_error(attempt, size))
@@ -652,13 +651,18 @@ def _exit_words(code: int | None) -> str:
 
 
 def _tail(log: Path) -> str:
-    try:
-        return _tail_bytes(log).decode("utf-8", "replace")
-    except OSError:
-        return ""
+    """The newest words of a log, those kept when it was cut before those it holds."""
+    return b"".join(_tail_bytes(part) for part in (_cut_from(log), log))[-_LOG_TAIL_BYTES:].decode("utf-8", "replace")
 
 
 def _tail_bytes(log: Path) -> bytes:
-    with log.open("rb") as source:
-        source.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
-        return source.read(_LOG_TAIL_BYTES)
+    try:
+        with log.open("rb") as source:
+            source.seek(max(0, os.fstat(source.fileno()).st_size - _LOG_TAIL_BYTES))
+            return source.read(_LOG_TAIL_BYTES)
+    except OSError:
+        return b""
+
+
+def _cut_from(log: Path) -> Path:
+    return log.with_name(f"{log.name}.cut")
