@@ -364,15 +364,16 @@ CONTROLLER = """
 import os, sys, time
 from pathlib import Path
 from staytrue.engines import toll
+from staytrue.engines.guard import cores, stand_back
 from staytrue.engines.process import Job, ProcessPool
 
-os.nice(10)
+stand_back()
 root, workspace, task = sys.argv[1:]
 spare = toll.memory().available_bytes - (2 << 30)
 with ProcessPool(Path(root), background=True, reserve_bytes=spare) as pool:
     def job(name, **payload):
         return Job(key=name, task=f"hostile:{name}", payload=payload, timeout_s=30, workspace=Path(workspace),
-                   cores=os.cpu_count(), disk_bytes=512 << 20)
+                   cores=cores(), disk_bytes=512 << 20)
     pool.run(job("answers", n=1))  # its launcher is warm
     print("warm", flush=True)
     for line in sys.stdin:

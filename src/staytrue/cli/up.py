@@ -157,10 +157,10 @@ def _controller(args: argparse.Namespace, root: Path, app: str, known: _Known) -
     argv += [f"--{flag.replace('_', '-')}" for flag in ("watch", "no_follow") if getattr(args, flag)]
 
     def run(line: Line) -> int:
-        from staytrue.engines.guard import limit_this_process
+        from staytrue.engines.guard import limit_this_process, stand_back
         from staytrue.engines.job import environment
 
-        os.nice(10)  # the front comes first, and jobs last: they go on from here
+        stand_back()  # the front comes first, and jobs last: they go on from here
         limit_this_process(oom_score=600)
         line.pass_on()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

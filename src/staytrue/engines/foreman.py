@@ -23,7 +23,18 @@ from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, cast
 
 from staytrue.engines import toll
-from staytrue.engines.guard import DETACHED, KILL, Ended, Guard, end_families, end_marked, marked, reap, signal_group
+from staytrue.engines.guard import (
+    DETACHED,
+    KILL,
+    Ended,
+    Guard,
+    end_families,
+    end_marked,
+    give_way,
+    marked,
+    reap,
+    signal_group,
+)
 from staytrue.engines.job import Handle, Job, Mode, Outcome, Status, cancelled, environment, error_document
 from staytrue.engines.launcher import CANT_WRITE, read_frame, write_frame
 from staytrue.errors import Refused, StaytrueError, Unavailable
@@ -473,7 +484,6 @@ class Foreman:
             "staytrue.engines.launcher",
             "one" if mode == "spawn" else "fork",
             workspace,
-            *(["background"] if self._background else []),
         ]
         with log.open("ab") as sink:
             process = subprocess.Popen(
@@ -485,6 +495,8 @@ class Foreman:
                 env=environment(cores) | marked(mark),
                 **DETACHED,
             )
+        if self._background:
+            give_way(process.pid)
         due = _NEVER if mode == "spawn" else time.monotonic() + self._start_s
         launcher = _Launcher(key=key, mode=mode, process=process, log=log, mark=mark, due=due)
         self._processes.add(launcher)

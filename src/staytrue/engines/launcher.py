@@ -2,7 +2,7 @@
 
 `python -m staytrue.engines.launcher fork WORKSPACE` serves jobs until its stdin ends; `... one WORKSPACE` runs a single
 job, for platforms and programs where a fork is not safe: in a child that is forked before anything is loaded, so that a job
-that kills its parent does not hit the controller. A third word, `background`, makes all of it give way to others.
+that kills its parent does not hit the controller.
 
 Importing pandas and scikit-learn costs over a second and a replay trains a hundred times for a tenth of one, hence the
 fork. The process never starts a thread for the same reason: a fork copies the locks, not the threads that would release
@@ -56,7 +56,6 @@ from staytrue.engines.guard import (
     reap,
     signal_group,
     started_at,
-    yield_to_others,
 )
 from staytrue.errors import InvalidInput, Refused, StaytrueError, Unavailable
 
@@ -142,8 +141,6 @@ def write_frame(sink: int, document: dict[str, Any]) -> None:
 def main() -> None:
     """Serve the controller at the other end of stdin and stdout: see the module."""
     mode, workspace = sys.argv[1:3]
-    if sys.argv[3:] == ["background"]:
-        yield_to_others()
     limit_this_process()
     adopt_orphans()
     if mode == "one":

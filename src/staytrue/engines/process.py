@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from staytrue.engines.foreman import Foreman, Pending
+from staytrue.engines.guard import cores
 from staytrue.engines.job import (
     Handle,
     Job,
@@ -54,7 +55,7 @@ class ProcessPool:
     Args:
         root: a directory of the pool's own, made if missing; what dead controllers left in it is removed. Where it
             can't be made: Unavailable, ST348.
-        slots: cores to give out; None: as many as there are.
+        slots: cores to give out; None: as many as this process may use.
         mode: None: `STAYTRUE_FORK` (0 or 1) decides, else fork, except on Windows and macOS. Where imports or `prepare`
             leave threads running in the launcher, its jobs are spawned after all.
         max_launchers: idle launchers beyond this number are closed, longest idle first.
@@ -92,7 +93,7 @@ class ProcessPool:
         self._place = OwnPlace(Path(root).resolve())
         self._foreman = Foreman(
             place=self._place.path,
-            slots=slots or os.cpu_count() or 1,
+            slots=slots or cores(),
             mode=mode or _default_mode(),
             max_launchers=max_launchers,
             start_s=start_s * (_BACKGROUND_PATIENCE if background else 1),
