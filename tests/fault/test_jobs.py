@@ -68,7 +68,7 @@ def floods(payload, outbox):
     line = b"x" * (1 << 20)
     for _ in range(payload["megabytes"]):
         os.write(1, line)
-    while os.fstat(1).st_size > 16 << 20:
+    while os.fstat(1).st_blocks * 512 > 16 << 20:
         time.sleep(0.01)
     print("the end")
     return {}

@@ -565,13 +565,10 @@ class Foreman:
                 self._kill(launcher)  # its jobs are lost by no fault of theirs, and run again
 
     def _watch_disk(self, attempt: _Attempt) -> None:
-        """A job that prints for ever must not fill the disk: its log, open for appending, starts anew. Nor one that writes."""
+        """A job that prints for ever must not fill the disk: the beginning of its log goes. Nor one that writes."""
         log = attempt.place / "log"
         with contextlib.suppress(OSError):
-            if log.stat().st_size > _LOG_LIMIT_BYTES:
-                # Beside it, not back into it: the job may say its last words between the two.
-                _cut_from(log).write_bytes(_tail_bytes(log))
-                os.truncate(log, 0)
+            toll.forget_beginning(log, _LOG_LIMIT_BYTES, keep_bytes=_LOG_TAIL_BYTES)
         size = toll.disk_bytes(attempt.place)
         if size > attempt.disk_bytes:
             self._stop(attempt, "failed", _disk_error(attempt, size))
@@ -663,18 +660,9 @@ def _exit_words(code: int | None) -> str:
 
 
 def _tail(log: Path) -> str:
-    """The newest words of a log, those kept when it was cut before those it holds."""
-    return b"".join(_tail_bytes(part) for part in (_cut_from(log), log))[-_LOG_TAIL_BYTES:].decode("utf-8", "replace")
-
-
-def _tail_bytes(log: Path) -> bytes:
     try:
         with log.open("rb") as source:
             source.seek(max(0, os.fstat(source.fileno()).st_size - _LOG_TAIL_BYTES))
-            return source.read(_LOG_TAIL_BYTES)
+            return source.read(_LOG_TAIL_BYTES).decode("utf-8", "replace")
     except OSError:
-        return b""
-
-
-def _cut_from(log: Path) -> Path:
-    return log.with_name(f"{log.name}.cut")
+        return ""

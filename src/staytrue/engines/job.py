@@ -95,7 +95,7 @@ class Outcome:
         seconds: wall time of the last attempt, from its taking on; 0.0 if it never got there.
         cpu_seconds, peak_memory_bytes: of the process and the children that it waited for; None if unknown.
         log: the last 64 KiB of what it printed.
-        log_file: all of it (at most 16 MB, the newest), if it was begun; it stays until `discard` or `close`.
+        log_file: all of it (of more than 16 MB the end, after zeros), if it was begun; it stays until `discard` or `close`.
         mode: whether it was forked from a warm launcher or had an interpreter of its own.
     """
 

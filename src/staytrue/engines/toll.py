@@ -1,21 +1,24 @@
 """Toll: what jobs take of this machine, read from the kernel: memory, disk, and whether somebody stopped them.
 
-Everything here looks and says; who ends what is the foreman's. Where there is no /proc the answers are "nothing known".
+All but one function look and say; who ends what is the foreman's. Where there is no /proc the answers are "nothing known".
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Memory", "disk_bytes", "free_bytes", "group_bytes", "is_stopped", "memory"]
+__all__ = ["Memory", "disk_bytes", "forget_beginning", "free_bytes", "group_bytes", "is_stopped", "memory"]
 
 _PROC = Path("/proc")
 _CGROUP = Path("/sys/fs/cgroup")
 _MOST_FILES = 10_000
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,28 @@ def disk_bytes(folder: Path) -> int:
             if seen >= _MOST_FILES:
                 return size
     return size
+
+
+def forget_beginning(file: Path, limit_bytes: int, *, keep_bytes: int) -> None:
+    """Of a file that takes more disk than its limit, give back all but its end, also while somebody appends to it.
+
+    On Linux its beginning becomes a hole (zeros that take no disk), so nothing that is written meanwhile is lost; elsewhere
+    it is emptied, its end with it.
+    """
+    with file.open("r+b") as opened:
+        seen = os.fstat(opened.fileno())
+        if getattr(seen, "st_blocks", seen.st_size // 512) * 512 <= limit_bytes:
+            return
+        hole = max(0, seen.st_size - keep_bytes)
+        if sys.platform != "linux" or _punch(opened.fileno(), hole):
+            opened.truncate(0)
+
+
+def _punch(fd: int, size: int) -> int:
+    """0 when the first bytes of the file are a hole now."""
+    call = ctypes.CDLL(None, use_errno=True).fallocate
+    call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return int(call(fd, _PUNCH_HOLE | _KEEP_SIZE, 0, size))
 
 
 def free_bytes(folder: Path) -> int | None:
