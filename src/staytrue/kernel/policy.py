@@ -17,7 +17,7 @@ from staytrue.errors import InvalidInput
 from staytrue.kernel.duration import duration, spell
 from staytrue.kernel.schedule import Schedule, cron, quiet
 
-__all__ = ["Decision", "Freshness", "Known", "Policy", "Settings", "decide", "policy"]
+__all__ = ["Decision", "Freshness", "Known", "Policy", "Settings", "decide", "policy", "variant"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +212,42 @@ def policy(spec: str) -> Policy:
     )
 
 
+_OVERRIDE = re.compile(r"(.*\S)\s+([a-z_]+)=(\S+)")
+
+
+def variant(spec: str, settings: Settings) -> tuple[str, Settings]:
+    """A policy's spec and the settings it is to be lived with: `payback window=90d restore=false` differs in two of them.
+
+    Raises:
+        InvalidInput: ST804, no setting of that name, or a value that it can't have; ST106, a value out of its range.
+
+    Example:
+        >>> name, changed = variant("every:7d window=90d", Settings())
+        >>> name, changed.window
+        ('every:7d', '90d')
+    """
+    changes: dict[str, Any] = {}
+    while found := _OVERRIDE.fullmatch(spec):
+        spec, name, text = found.groups()
+        changes.setdefault(name, _read(name, text))
+    return spec, replace(settings, **changes).checked() if changes else settings
+
+
+def _read(name: str, text: str) -> Any:
+    if name not in Settings.__dataclass_fields__ or name == "retrain":
+        known = ", ".join(sorted(set(Settings.__dataclass_fields__) - {"retrain"}))
+        raise InvalidInput("ST804", f"Can't set {name}={text} for a policy: expected one of {known}.", setting=name)
+    kind = Settings.__dataclass_fields__[name].type
+    try:
+        if kind == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        if kind == "str" or name == "approve_default":
+            return text
+        return float(text) if kind == "float" else int(text)
+    except (KeyError, ValueError) as exc:
+        raise InvalidInput("ST804", f"Can't read {name}={text!r}: expected {kind}.", setting=name) from exc
+
+
 def decide(chosen: Policy, known: Known, *, name: str) -> Decision:
     """What `chosen` says of `known`, checked: a user's function may answer anything.
 
@@ -273,6 +309,8 @@ class Settings:
     approve_within: str = "3d"
     """So long is waited for the person, then `approve_default` is done."""
     approve_default: Approval = "reject"
+    restore: bool = True
+    """When the champion has become worse, champions of before are looked at first: one that is right again costs no training."""
     requests: int = 500
     """Newest logged requests that new code has to answer as the old code did, before it goes on trial."""
     timeout: str = "1h"
@@ -297,7 +335,7 @@ class Settings:
             duration(getattr(self, name), what=name)
         if self.quiet:
             quiet(self.quiet)
-        for name in ("durable", "approve"):
+        for name in ("durable", "approve", "restore"):
             if not isinstance(getattr(self, name), bool):
                 raise _bad(name, getattr(self, name), "True or False")
         if self.approve_default not in get_args(Approval):

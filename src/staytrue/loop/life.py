@@ -27,6 +27,7 @@ from staytrue.loop.deliver import note_failure
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.past import Past
 from staytrue.loop.release import checked_out, new_release
+from staytrue.loop.shelf import Found, Kept, Shelf
 from staytrue.loop.train import TRAININGS, Trained, train
 from staytrue.loop.trial import Backtest, Pairs, Sums, Trial, backtest, inputs, pairs
 from staytrue.loop.watch import RollbackWatch, Watch
@@ -131,6 +132,7 @@ class Life:
     tried: int = 0
     """The last retraining knew the labels of ticks before this one."""
     watch: Watch = field(default_factory=Watch)
+    shelf: Shelf = field(default_factory=Shelf)
     retraining: Retraining | None = None
     trial: Trial | None = None
     waiting: Waiting | None = None
@@ -147,7 +149,7 @@ class Life:
     by_tick: dict[int, np.ndarray] = field(default_factory=dict)
     """tick -> losses of the answers that were given, one for each row with a label; what a replay is judged by."""
     counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("retrains", "trained", "promoted", "rejected"), 0)
+        default_factory=lambda: dict.fromkeys(("retrains", "trained", "restored", "promoted", "rejected"), 0)
     )
     bad: set[Any] = field(default_factory=set)
     unanswered: int = 0
@@ -232,8 +234,8 @@ class Life:
         self.lived = tick + 1
         if self.trial:
             self._advance(now)
-        elif self._admitted(now):
-            yield from self._consider(now)
+        else:
+            yield from self._respond(now)
         self.chronicle.write()
 
     def resume(self) -> Steps[None]:
@@ -367,6 +369,52 @@ class Life:
 
     # ------------------------------------------------------------ deciding
 
+    def _respond(self, now: datetime) -> Steps[None]:
+        """While harm is done look back first, for that costs no training; then ask the policy."""
+        if self.watch.alarmed and not self.watch.looked_back:
+            self.watch.looked_back = True
+            if (yield from self._looks_back(now)):
+                return
+        if self._admitted(now):
+            yield from self._consider(now)
+
+    def _looks_back(self, now: datetime) -> Steps[bool]:
+        """Whether a champion of before is right again, and on trial now."""
+        fresh = self.watch.books.loss
+        if not self.settings.restore or fresh is None:
+            return False
+        found = yield from self.shelf.best(
+            self.past,
+            self.settings,
+            self.champion,
+            stop=self.stop,
+            known=self.known,
+            since=self.watch.harm.started if self.watch.harm and self.watch.alarmed else None,
+            fresh=fresh,
+            number=self.number + 1,
+        )
+        if found is not None:
+            self._restore(found, now)
+        return found is not None
+
+    def _restore(self, found: Found, now: datetime) -> None:
+        self.number += 1
+        self.counts["restored"] += 1
+        release = found.kept.release
+        self._tell(
+            "restore",
+            f"Restore: release {release[:8]}, champion before, would lose {found.loss:.4g} a row against "
+            f"{found.champion_loss:.4g} on {found.rows:,} rows that neither learned from.",
+            now,
+            release,
+            short(found.numbers),
+        )
+        proven = found.judgement.verdict == "better"
+        self._enter(
+            now, release, found.kept.trained, found.pairs, self.known,
+            proven=proven, refs=(), source="stored", stop=found.kept.stop,
+        )  # fmt: skip
+
     def _admitted(self, now: datetime) -> bool:
         """Whether a retraining may begin; what forbids it is remembered for `status`."""
         self.spent = not_after(self.spent, now)
@@ -394,7 +442,7 @@ class Life:
             ),
             name=self.name,
         )
-        if self.last.retrain:
+        if self.last.retrain and not (self.shelf.looked < self.known and (yield from self._looks_back(now))):
             yield from self.retrain(now, self.last)
 
     def retrain(self, now: datetime, decision: Decision) -> Steps[None]:
@@ -504,7 +552,7 @@ class Life:
 
     def _enter(
         self, now: datetime, release: Digest, challenger: Trained, evidence: Pairs, started: int, *,
-        proven: bool, refs: tuple[Ref, ...], source: str = "retrain",
+        proven: bool, refs: tuple[Ref, ...], source: str = "retrain", stop: int | None = None,
     ) -> None:  # fmt: skip
         self._who[release] = challenger
         self.trial = Trial(
@@ -516,6 +564,7 @@ class Life:
             pairs=evidence,
             live=evidence.cleared(),
             source=source,
+            stop=started if stop is None else stop,
         )
         self._tell_step(now, refs)
 
@@ -597,7 +646,8 @@ class Life:
             return
         self.counts["promoted"] += 1
         old, old_release, old_stop = self.champion, self.release, self.stop
-        self.champion, self.release, self.stop = trial.challenger, trial.release, trial.started
+        self.champion, self.release, self.stop = trial.challenger, trial.release, trial.stop
+        self.shelf.put(Kept(release=old_release, trained=old, stop=old_stop), self.release)
         self._tell(
             "promoted",
             f"Release {trial.release[:8]} is champion: {sentence}.",

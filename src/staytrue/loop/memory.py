@@ -8,18 +8,20 @@ quarantine comes after all. A tick that appears before those lived through is hi
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, Final
 
-from staytrue.errors import InvalidInput
+from staytrue.errors import InvalidInput, NotFound
 from staytrue.kernel.evidence import Differences, Harm
 from staytrue.kernel.policy import Decision, Freshness
 from staytrue.kernel.release import Digest
 from staytrue.kernel.rollout import Step
 from staytrue.loop.life import Life, Retraining, Served, Waiting
+from staytrue.loop.shelf import Kept, Shelf
 from staytrue.loop.train import Trained
 from staytrue.loop.trial import Pairs, Sums, Trial
 from staytrue.loop.watch import RollbackWatch, Watch
@@ -39,6 +41,7 @@ def remember(life: Life) -> dict[str, Any]:
         "rows": life.champion.rows,
         **{name: _time(life, getattr(life, name)) for name in _POSITIONS},
         "watch": _watch_document(life.watch),
+        "shelf": _shelf_document(life),
         "retraining": life.retraining
         and {"now": life.retraining.now.isoformat(), "known": _time(life, life.retraining.known)},
         "trial": life.trial and _trial_document(life, life.trial),
@@ -77,6 +80,7 @@ def _recall(life: Life, document: Mapping[str, Any]) -> None:
     for name in _POSITIONS:
         setattr(life, name, _tick(life, document[name]))
     life.watch = _watch(document["watch"])
+    life.shelf = _shelf(life, document.get("shelf"))
     under_way = document["retraining"]
     if under_way:
         now = datetime.fromisoformat(under_way["now"])
@@ -111,12 +115,34 @@ def _tick(life: Life, time: str) -> int:
 
 def _watch_document(watch: Watch) -> dict[str, Any]:
     harm = watch.harm.document() if watch.harm else None
-    return {"books": asdict(watch.books), "harm": harm, "alarmed": watch.alarmed}
+    return {"books": asdict(watch.books), "harm": harm, "alarmed": watch.alarmed, "looked_back": watch.looked_back}
 
 
 def _watch(document: Mapping[str, Any]) -> Watch:
     harm = Harm.from_document(document["harm"]) if document["harm"] else None
-    return Watch(books=Freshness(**document["books"]), harm=harm, alarmed=bool(document["alarmed"]))
+    return Watch(
+        books=Freshness(**document["books"]),
+        harm=harm,
+        alarmed=bool(document["alarmed"]),
+        looked_back=bool(document.get("looked_back", False)),
+    )
+
+
+def _shelf_document(life: Life) -> dict[str, Any]:
+    kept = [{"release": k.release, "rows": k.trained.rows, "stop": _time(life, k.stop)} for k in life.shelf.kept]
+    return {"kept": kept, "looked": _time(life, life.shelf.looked)}
+
+
+def _shelf(life: Life, document: Mapping[str, Any] | None) -> Shelf:
+    """What was kept in mind; a release that `gc` was told to forget is forgotten here too."""
+    shelf = Shelf()
+    for one in document["kept"] if document else ():
+        release = Digest(one["release"])
+        with contextlib.suppress(NotFound):
+            trained = _with_rows(life.who(release), one["rows"])
+            shelf.kept.append(Kept(release=release, trained=trained, stop=_tick(life, one["stop"])))
+    shelf.looked = _tick(life, document["looked"]) if document else 0
+    return shelf
 
 
 def _pairs_document(pairs: Pairs) -> dict[str, Any]:
@@ -148,6 +174,7 @@ def _trial_document(life: Life, trial: Trial) -> dict[str, Any]:
         "lost": asdict(trial.lost),
         "champion_lost": asdict(trial.champion_lost),
         "source": trial.source,
+        "stop": _time(life, trial.stop),
     }
 
 
@@ -163,6 +190,7 @@ def _trial(life: Life, document: Mapping[str, Any]) -> Trial:
         live=_pairs(document["live"]),
         lost=Sums(**document["lost"]),
         champion_lost=Sums(**document["champion_lost"]),
+        stop=_tick(life, document.get("stop", document["started"])),
         **plain,
     )
 

@@ -23,6 +23,7 @@ from staytrue.engines.process import ProcessPool
 from staytrue.errors import StaytrueError
 from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.policy import policy as named_policy
+from staytrue.kernel.policy import variant
 from staytrue.kernel.release import Digest
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
@@ -49,7 +50,7 @@ def replay(
     """Live through the past once per policy, and say side by side what each would have cost.
 
     Args:
-        policies: specs such as `payback`, `never`, `every:7d`; `app` is the app's own function.
+        policies: specs such as `payback`, `never`, `every:7d window=90d`; `app` is the app's own function.
         since, until: the ticks to live through; by default from where a fifth of the rows is history to the end.
         live: the policy whose story is written as the app's live timeline (for a demo); the others write a timeline of
             their own.
@@ -157,9 +158,9 @@ def _fresh_loss(past: Past, first: Trained, rows: int) -> Steps[float]:
 
 
 def _life(ctx: Context, past: Past, name: str, *, live: bool) -> Life:
-    settings = ctx.app.settings
     own = ctx.app.retraining
-    chosen = own if name == "app" and own is not None else named_policy(settings.retrain if name == "app" else name)
+    spec, settings = variant(name, ctx.app.settings)
+    chosen = own if spec == "app" and own is not None else named_policy(settings.retrain if spec == "app" else spec)
     run = _run_id(ctx, past, name)
     timeline = LIVE if live else f"replay/{name}/{run[:12]}"
     return Life(

@@ -41,6 +41,8 @@ class Watch:
     books: Freshness = field(default_factory=Freshness)
     harm: Harm | None = None
     alarmed: bool = False
+    looked_back: bool = False
+    """Whether champions of before were looked at since the alarm."""
 
     def learn(self, tick: int, losses: np.ndarray) -> Rise | None:
         """Take in one more tick of the champion's losses; the alarm, at the tick at which it goes off."""
@@ -75,7 +77,7 @@ class Watch:
         return Freshness(warm=self.books.warm, rows=lost.rows, total=lost.total, squares=lost.squares)
 
     def _calm(self) -> None:
-        self.harm, self.alarmed = None, False
+        self.harm, self.alarmed, self.looked_back = None, False, False
 
     def _fresh_harm(self) -> Harm:
         """Tolerance covers what is not worth an alarm and the error of the baseline itself."""
