@@ -1,155 +1,56 @@
 """The contract of a source: what must hold of a fetched window before anything is trained on it or judged by it.
 
-Owns the words for a source (`SourceSpec`), for a column of rows (`Column`, `Schema`), and the checks. The contract is
-not written by hand: the first window sets the columns and types, and the windows since then say what is usual. A breach
-that is marked `refuse` puts the window into quarantine; the champion stays. Bad data is worse than late data, but a
-contract that cries wolf is switched off, so a check that rests on what is usual asks for a wide margin. The
-margins were set on hotel_rates and elec2, of which no day is refused (tests/unit/kernel/test_contract.py); other data
-may see a false refusal.
+Owns the order of the checks. The contract is not written by hand: the first window sets the columns and types, and the
+windows since then say what is usual (`kernel/terms.py`, where a person may set it otherwise). A breach that is marked
+`refuse` puts the window into quarantine; the champion stays. Bad data is worse than late data, but a contract that
+cries wolf is switched off, so a check that rests on what is usual asks for a wide margin. The margins were set on
+hotel_rates and elec2, of which no day is refused (tests/unit/kernel/test_contract.py); other data may see a false
+refusal.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from datetime import timedelta
 from statistics import median
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from staytrue.errors import InvalidInput
-from staytrue.kernel.sketch import Sketch, kind_of, quantile, sketch
+from staytrue.kernel.sketch import kind_of, sketch
+from staytrue.kernel.source import EPOCH as _EPOCH
+from staytrue.kernel.source import Breach, Column, Schema, SourceSpec, Window, list_item, micros, settled
+from staytrue.kernel.terms import ColumnTerms, Contract, WindowTerms, learned
+from staytrue.kernel.usual import Usual, usual
 
-__all__ = ["Breach", "Column", "Schema", "SourceSpec", "Usual", "check", "list_item", "micros", "settled", "usual"]
-
-Schema: TypeAlias = tuple[tuple[str, str], ...]
-"""(name, type) of each column, in order; `store/frames.py` lists the types."""
-
-Window: TypeAlias = tuple[datetime, datetime]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceSpec:
-    """A source as the app declares it.
-
-    `time` and `key` may be None only for a snapshot, which is everything as of now. `every` is the length of a window,
-    `label_after` how long after `time` the label is known. `features`: the columns that a prediction needs, None for
-    all but time, key and label.
-
-    Raises:
-        InvalidInput: ST243, a source without time that is no snapshot, one column in two roles, or a length that makes
-        no sense.
-    """
-
-    name: str
-    time: str | None
-    key: str | None
-    label: str | None = None
-    every: timedelta = timedelta(days=1)
-    label_after: timedelta = timedelta(0)
-    features: tuple[str, ...] | None = None
-    snapshot: bool = False
-
-    def __post_init__(self) -> None:
-        """Check what the types can't say."""
-        roles = [column for column in (self.time, self.key, self.label) if column is not None]
-        wrong = None
-        if self.time is None and not self.snapshot:
-            wrong = "it names no time column; name the column that says when a row happened, or set snapshot=True"
-        elif len(set(roles)) < len(roles):
-            named = f"time={self.time!r}, key={self.key!r}, label={self.label!r}"
-            wrong = f"one column has two roles among {named}; expected a column for each"
-        elif self.every <= timedelta(0) or self.label_after < timedelta(0):
-            wrong = f"every={self.every}, label_after={self.label_after}; expected above zero and at least zero"
-        elif self.label is not None and self.label in (self.features or ()):
-            wrong = f"the label {self.label!r} is among its features; a prediction can't know it"
-        if wrong:
-            raise InvalidInput("ST243", f"Can't declare the source {self.name!r}: {wrong}.", source=self.name)
+__all__ = [
+    "Breach",
+    "Column",
+    "ColumnTerms",
+    "Contract",
+    "Schema",
+    "SourceSpec",
+    "Usual",
+    "WindowTerms",
+    "check",
+    "learned",
+    "list_item",
+    "micros",
+    "settled",
+    "usual",
+]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column of rows: its type, its values (n,), and which of them are not null (n,)."""
-
-    type: str
-    values: NDArray[Any]
-    valid: NDArray[np.bool_]
-
-    def fits(self, wanted: str) -> bool:
-        """Whether the column can have the wanted type without losing anything.
-
-        A column of nothing but nulls fits any type. Whole numbers fit a float64 column; floats fit a whole-number
-        column when none has a fraction, as happens when pandas makes floats of whole numbers because some are missing:
-        they are kept as whole numbers and nulls.
-
-        Example:
-            >>> Column(type="float64", values=np.array([1.0, 0.0]), valid=np.array([True, False])).fits("int64")
-            True
-            >>> Column(type="float64", values=np.array([1.5]), valid=np.array([True])).fits("int64")
-            False
-        """
-        present = self.values[self.valid]
-        pair = (self.type, wanted)
-        if not len(present) or settled(self.type, wanted) == wanted or pair == ("float32", "float64"):
-            return True
-        if pair in {("int64", "float64"), ("uint64", "float64")}:
-            return bool((present <= 2**53).all() and (present >= -(2**53)).all())
-        if pair == ("int64", "uint64"):
-            return bool((present >= 0).all())
-        if pair in {("float64", "int64"), ("float32", "int64")}:
-            with np.errstate(invalid="ignore"):
-                return bool((np.isfinite(present) & (present == np.trunc(present)) & (np.abs(present) <= 2**53)).all())
-        return False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Breach:
-    """One thing that does not hold: a stable code, where, what a person reads, the likely cause, and the numbers."""
-
-    code: str
-    column: str | None
-    sentence: str
-    likely: str = ""
-    severity: Literal["refuse", "warn"] = "refuse"
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Usual:
-    """What one earlier window held: rows, nulls by column, and (q25, median, q75) of each numeric column."""
-
-    rows: int
-    nulls: Mapping[str, int]
-    quartiles: Mapping[str, tuple[float, float, float]]
-
-
-def usual(rows: int, sketches: Mapping[str, Sketch]) -> Usual:
-    """What the contract remembers of a window, from its sketches.
-
-    Example:
-        >>> usual(3, {"n": sketch(np.array([1, 2, 3]), np.ones(3, bool), "number")}).quartiles["n"]
-        (1.0, 2.0, 2.0)
-    """
-    quartiles = {}
-    for name, made in sketches.items():
-        if made["is"] == "number" and made["min"] is not None:
-            quartiles[name] = tuple(value for q in (0.25, 0.5, 0.75) if (value := quantile(made, q)) is not None)
-    return Usual(
-        rows=rows,
-        nulls={name: made["nulls"] for name, made in sketches.items()},
-        quartiles={name: (q[0], q[1], q[2]) for name, q in quartiles.items()},
-    )
-
-
-def check(
+def check(  # noqa: PLR0917 (source, window and rows as they come; a caller's contract last)
     spec: SourceSpec,
     window: Window,
     columns: Mapping[str, Column],
     schema: Schema | None,
     history: Sequence[Usual],
+    contract: Contract | None = None,
+    *,
+    seen: Collection[Any] = frozenset(),
 ) -> list[Breach]:
     """What is wrong with one fetched window; an empty list when nothing is.
 
@@ -161,12 +62,17 @@ def check(
         columns: what came, by name, each of the same length.
         schema: of the table so far; None for the first window, which sets it.
         history: the windows before, oldest first; the newest 90 or so are enough.
+        contract: what people pinned and switched off; None when nobody did. What nobody pinned is learned from
+            `history` again.
+        seen: keys of the newest parts, as `Column.values` has them, those of this very window left out: a key that
+            comes again is a breach. Empty: not looked at.
 
     Returns:
         Breaches, those about columns first. Where a column that is asked for is missing the later checks of it are left
         out.
 
     Example:
+        >>> from datetime import UTC, datetime
         >>> spec = SourceSpec(name="sales", time="at", key="id")
         >>> window = (datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC))
         >>> ids = Column(type="int64", values=np.array([7, 7]), valid=np.ones(2, bool))
@@ -177,51 +83,18 @@ def check(
     rows = len(next(iter(columns.values())).valid) if columns else 0
     if not columns:
         return []
+    fresh = learned(spec, schema, history)
+    contract = fresh if contract is None else contract.moved_on(fresh)
     found = [*_columns(spec, columns, schema)]
     if rows:
-        found += [*_keys(spec, columns), *_times(spec, window, columns), *_labels(spec, columns)]
+        found += [
+            *_keys(spec, columns),
+            *_again(spec, columns, seen),
+            *_times(spec, window, columns),
+            *_labels(spec, columns),
+        ]
         found += [*_volume(rows, history), *_units(spec, columns, history), *_nulls(spec, columns, rows, history)]
-    return found
-
-
-def micros(moment: datetime) -> int:
-    """An aware moment as microseconds since 1970 UTC.
-
-    Example:
-        >>> micros(datetime(1970, 1, 2, tzinfo=UTC))
-        86400000000
-    """
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def list_item(type_name: str) -> tuple[str, int | None]:
-    """The item type and, where it is fixed, the length of a list type.
-
-    Raises:
-        InvalidInput: ST203, not a list type.
-
-    Example:
-        >>> list_item("list<float32>[384]")
-        ('float32', 384)
-    """
-    match = re.fullmatch(r"list<(.+)>(?:\[(\d+)\])?", type_name)
-    if match is None:
-        raise InvalidInput("ST203", f"Can't read {type_name!r} as the type of a column.", type=type_name)
-    return match[1], int(match[2]) if match[2] else None
-
-
-def settled(known: str, got: str) -> str:
-    """The type of a column, once `got` is seen too: what was open (`null`, `list<null>`) takes the type that came.
-
-    Example:
-        >>> settled("null", "int64"), settled("list<null>", "list<string>"), settled("int64", "string")
-        ('int64', 'list<string>', 'int64')
-    """
-    is_open = known == "null" or (known == "list<null>" and got.startswith("list<"))
-    return got if is_open else known
-
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+    return [breach for breach in found if not contract.ignores(breach.code, breach.column)]
 
 
 # -- columns and types ------------------------------------------------------------------------------------------------
@@ -307,6 +180,25 @@ def _keys(spec: SourceSpec, columns: Mapping[str, Column]) -> Iterable[Breach]:
             f"{spec.key!r} = {example!r} comes {int(counts[worst])} times.",
             likely="a join that multiplies rows, or the window was fetched twice into one answer",
             facts={"rows": again, "example": example, "times": int(counts[worst])},
+        )
+
+
+def _again(spec: SourceSpec, columns: Mapping[str, Column], seen: Collection[Any]) -> Iterable[Breach]:
+    if not seen or spec.snapshot or spec.key is None or spec.key not in columns:
+        return
+    column = columns[spec.key]
+    if column.type.startswith("list<"):
+        return
+    before = seen if isinstance(seen, Set) else set(seen)
+    again = [key for key in dict.fromkeys(column.values[column.valid].tolist()) if key in before]
+    if again:
+        yield Breach(
+            code="ST234",
+            column=spec.key,
+            sentence=f"{_rows(len(again), 'has', 'have')} a key that came in an earlier window: "
+            f"for example {spec.key!r} = {again[0]!r}.",
+            likely="rows of an earlier window were sent again, or the key is not unique over time",
+            facts={"rows": len(again), "example": again[0], "where": "earlier windows"},
         )
 
 
