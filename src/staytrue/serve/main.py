@@ -20,6 +20,8 @@ from staytrue.errors import NotFound, StaytrueError
 
 if TYPE_CHECKING:
     from staytrue.serve.handshake import Begun
+    from staytrue.serve.health import PredictiveHealth
+    from staytrue.serve.otel import Sender
     from staytrue.serve.service import Service
     from staytrue.serve.spawn import Started
     from staytrue.serve.supervisor import Supervisor
@@ -115,6 +117,8 @@ def _serve(
         tls=options.certificate is not None,
         behind_proxy=options.behind_proxy,
     )
+    from staytrue.serve.health import PredictiveHealth
+    from staytrue.serve.otel import otel_sender
     from staytrue.serve.server import serve
     from staytrue.serve.service import Service
 
@@ -129,6 +133,9 @@ def _serve(
         say=say,
         begun=ahead,
     )
+    health = PredictiveHealth(store, app, metrics=service.metrics)
+    sender = otel_sender(service.metrics, app, say=say)
+    watches: list[PredictiveHealth | Sender] = [health, sender] if sender else [health]
     serve(
         service,
         listening,
@@ -136,7 +143,7 @@ def _serve(
         if options.certificate
         else None,
         ready=lambda url, champion: ready(url, app, champion),
-        beside=lambda: _beside(line, service, say),
+        beside=lambda: _beside(line, service, say, watches),
         patience_s=_PATIENCE_S if again and ahead is not None else 0.0,
     )
     store.close()
@@ -226,9 +233,17 @@ def _end(begun: Started) -> None:
 # ------------------------------------------------------------ beside the answers
 
 
-async def _beside(line: Line, service: Service, say: Callable[[str], None]) -> None:
-    """Give the keeper signs of life, and write down what it tells."""
+async def _beside(
+    line: Line, service: Service, say: Callable[[str], None], watches: Sequence[PredictiveHealth | Sender]
+) -> None:
+    """Give the keeper signs of life, write down what it tells, and run the watches."""
     import asyncio  # not by the keeper, which has this module and stays small
+
+    await asyncio.gather(_keep_in_touch(line, service, say), *(watch.run() for watch in watches))
+
+
+async def _keep_in_touch(line: Line, service: Service, say: Callable[[str], None]) -> None:
+    import asyncio
 
     waiting: list[Notice] = []
     while True:

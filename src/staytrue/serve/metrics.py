@@ -13,11 +13,22 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-__all__ = ["CONTENT_TYPE", "DURATION_BUCKETS", "Counter", "Family", "Gauge", "Histogram", "Metrics", "method_label"]
+__all__ = [
+    "CONTENT_TYPE",
+    "DURATION_BUCKETS",
+    "Counter",
+    "Family",
+    "Gauge",
+    "Histogram",
+    "Metrics",
+    "Spread",
+    "as_utf8",
+    "method_label",
+]
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -41,6 +52,10 @@ class Counter:
     def inc(self, n: float = 1) -> None:
         """Count `n` more."""
         self.value += n
+
+    def read(self) -> float:
+        """What it is."""
+        return self.value
 
     def samples(self, name: str, labels: str) -> Iterator[str]:
         """Its line."""
@@ -68,9 +83,27 @@ class Gauge:
         """From now on `read()` says what it is."""
         self._read = read
 
+    def read(self) -> float:
+        """What it is."""
+        return self.value if self._read is None else self._read()
+
     def samples(self, name: str, labels: str) -> Iterator[str]:
         """Its line."""
-        yield f"{name}{_braced(labels)} {_number(self.value if self._read is None else self._read())}\n"
+        yield f"{name}{_braced(labels)} {_number(self.read())}\n"
+
+
+class Spread(NamedTuple):
+    """What a histogram holds.
+
+    Attributes:
+        bounds: ascending.
+        counts: one more than bounds: values up to each bound and beyond the one before, and beyond the last.
+        sum: of all values.
+    """
+
+    bounds: tuple[float, ...]
+    counts: list[int]
+    sum: float
 
 
 class Histogram:
@@ -93,6 +126,10 @@ class Histogram:
         """How many values lay between each bound and the one before, and beyond the last."""
         return list(self._counts)
 
+    def read(self) -> Spread:
+        """What it is."""
+        return Spread(self._bounds, self.counts, self._sum)
+
     def samples(self, name: str, labels: str) -> Iterator[str]:
         """Its lines: a cumulative count for each bound, the sum, the count."""
         comma = "," if labels else ""
@@ -105,6 +142,8 @@ class Histogram:
 
 
 Child = TypeVar("Child", Counter, Gauge, Histogram)
+Valued = TypeVar("Valued", Counter, Gauge)
+AnyFamily: TypeAlias = "Family[Counter] | Family[Gauge] | Family[Histogram]"
 
 
 class Family(Generic[Child]):
@@ -126,9 +165,9 @@ class Family(Generic[Child]):
         self, name: str, kind: str, what: str, names: Sequence[str], make: Callable[[], Child], *, most: int = 200
     ) -> None:
         self.name = name
-        self._kind = kind
-        self._what = what
-        self._names = tuple(names)
+        self.kind = kind
+        self.what = what
+        self.names = tuple(names)
         self._make: Callable[[], Child] = make
         self._most = most
         self._children: dict[tuple[str, ...], Child] = {}
@@ -139,10 +178,10 @@ class Family(Generic[Child]):
         """The child with these values, in the order of the label names: to be kept by the caller."""
         child = self._children.get(values)
         if child is None:
-            if len(values) != len(self._names):
-                raise TypeError(f"{self.name} has the labels {', '.join(self._names)}; got {len(values)} values")
+            if len(values) != len(self.names):
+                raise TypeError(f"{self.name} has the labels {', '.join(self.names)}; got {len(values)} values")
             if len(self._children) >= self._most:
-                values = (OTHER,) * len(self._names)
+                values = (OTHER,) * len(self.names)
             child = self._children.setdefault(values, self._make())
         return child
 
@@ -150,15 +189,30 @@ class Family(Generic[Child]):
         """Drop the child with these values: what it counts is over, as for a release that no longer answers."""
         self._children.pop(values, None)
 
+    def show(self: Family[Valued], values: Mapping[tuple[str, ...], float]) -> None:
+        """From now on these children and no others, with these values; what is not known is not among them.
+
+        Example:
+            >>> loss = Family("staytrue_loss", "gauge", "Mean loss.", (), Gauge)
+            >>> loss.show({})
+            >>> loss.items()
+            []
+        """
+        children = {}
+        for labels, value in values.items():
+            children[labels] = child = self._make()
+            child.value = float(value)
+        self._children = children
+
     def items(self) -> list[tuple[tuple[str, ...], Child]]:
         """Every child there is, with its values."""
         return list(self._children.items())
 
     def lines(self) -> Iterator[str]:
         """The metric as text."""
-        yield f"# HELP {self.name} {self._what}\n# TYPE {self.name} {self._kind}\n"
+        yield f"# HELP {self.name} {self.what}\n# TYPE {self.name} {self.kind}\n"
         for values, child in self._children.items():
-            labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(self._names, values, strict=True))
+            labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(self.names, values, strict=True))
             yield from child.samples(self.name, labels)
 
 
@@ -173,7 +227,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self._families: list[Family[Counter] | Family[Gauge] | Family[Histogram]] = []
+        self._families: list[AnyFamily] = []
         http = ("http_request_method", "http_route", "http_response_status_code")
         self.duration = self._histograms(
             "http_server_request_duration_seconds",
@@ -230,11 +284,44 @@ class Metrics:
         self.ledger_append = self._gauge("staytrue_ledger_append_seconds", "How long it last took to be written.")
         self.clock_jumps = self._counter("staytrue_clock_jumps_total", "Jumps of the wall clock by over a second.")
         self.alarm = self._gauges("staytrue_alarm", "1 while a system alarm is open, by what it is about.", ("what",))
+        self.otel_failures = self._counter(
+            "staytrue_otel_failures_total", "Rounds of these figures that no OpenTelemetry collector took."
+        )
+        self._of_the_loop()
+
+    def _of_the_loop(self) -> None:
+        """What the loop knows of the champion: `serve/health.py` shows it. What is not known has no sample."""
+        self.health = self._gauges(
+            "staytrue_health", "1 for the verdict on the champion: right, harmed or unknown.", ("state",)
+        )
+        self.champion = self._gauges("staytrue_champion_info", "1, for the release that is champion.", ("release",))
+        self.loss = self._unknown("staytrue_loss", "The champion's mean loss a row of late.")
+        self.loss_low = self._unknown("staytrue_loss_low", "Lower 95 % bound of that loss.")
+        self.loss_high = self._unknown("staytrue_loss_high", "Upper 95 % bound of that loss.")
+        self.loss_rows = self._unknown("staytrue_loss_rows", "Labelled rows that this loss rests on.")
+        self.fresh_loss = self._unknown("staytrue_fresh_loss", "What the champion lost a row when it was fresh.")
+        self.predictive_alarm = self._gauges(
+            "staytrue_predictive_alarm", "1 while an alarm about the champion is open, by its kind.", ("alarm",)
+        )
+        self.data_until = self._unknown("staytrue_data_until_seconds", "Up to when rows were judged, since 1970.")
+        self.rows_since = self._unknown(
+            "staytrue_rows_since_training", "Labelled rows that came since the champion's training."
+        )
+        self.trial = self._gauges("staytrue_trial", "1 for the stage that a challenger is in.", ("stage",))
+        self.incidents = self._gauges(
+            "staytrue_incidents", "Incidents that stand open, by kind and state.", ("kind", "state")
+        )
+        self.decisions = self._counters(
+            "staytrue_decisions_total", "What the loop has decided since the app began, in all.", ("decision",)
+        )
+
+    def families(self) -> list[AnyFamily]:
+        """Every metric, those of the process too, as it is now."""
+        return [*self._families, *_process_families()]
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it; the content type is `CONTENT_TYPE`."""
-        lines = [line for family in self._families for line in family.lines()]
-        return "".join([*lines, *_process_lines()]).encode()
+        return "".join(line for family in self.families() for line in family.lines()).encode()
 
     def _histograms(
         self, name: str, what: str, labels: tuple[str, ...], bounds: tuple[float, ...], *, most: int = 200
@@ -256,6 +343,11 @@ class Metrics:
     def _gauge(self, name: str, what: str) -> Gauge:
         return self._gauges(name, what, ()).labels()
 
+    def _unknown(self, name: str, what: str) -> Family[Gauge]:
+        family = self._gauges(name, what, ())
+        family.forget()
+        return family
+
     def _add(self, family: Family[Child]) -> Family[Child]:
         self._families.append(family)
         return family
@@ -266,9 +358,16 @@ def method_label(method: str) -> str:
     return method if method in _METHODS else "_OTHER"
 
 
-def _process_lines() -> Iterator[str]:
+def as_utf8(value: str) -> str:
+    """A label's value, with `?` for what UTF-8 has no bytes for: half of a surrogate pair, as JSON may hold it."""
+    return value.encode("utf-8", "replace").decode()
+
+
+def _process_families() -> Iterator[Family[Counter] | Family[Gauge]]:
     """What Prometheus' own clients say of their process; what the platform does not tell is left out."""
-    yield from _one("process_cpu_seconds_total", "counter", "CPU time used by the server's front.", time.process_time())
+    cpu_s = Family("process_cpu_seconds_total", "counter", "CPU time used by the server's front.", (), Counter)
+    cpu_s.labels().inc(time.process_time())
+    yield cpu_s
     try:
         stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         up_s = float(Path("/proc/uptime").read_text().split()[0])
@@ -278,13 +377,14 @@ def _process_lines() -> Iterator[str]:
         return
     # Field 22 of stat: started so many ticks after the machine.
     started_at = time.time() - up_s + int(stat[19]) / os.sysconf("SC_CLK_TCK")
-    yield from _one("process_resident_memory_bytes", "gauge", "Memory of the server's front.", memory)
-    yield from _one("process_open_fds", "gauge", "Open files and sockets of the server's front.", open_fds)
-    yield from _one("process_start_time_seconds", "gauge", "When the server's front started, since 1970.", started_at)
-
-
-def _one(name: str, kind: str, what: str, value: float) -> Iterator[str]:
-    yield f"# HELP {name} {what}\n# TYPE {name} {kind}\n{name} {_number(value)}\n"
+    for name, what, value in (
+        ("process_resident_memory_bytes", "Memory of the server's front.", memory),
+        ("process_open_fds", "Open files and sockets of the server's front.", open_fds),
+        ("process_start_time_seconds", "When the server's front started, since 1970.", started_at),
+    ):
+        gauge = Family(name, "gauge", what, (), Gauge)
+        gauge.labels().set(value)
+        yield gauge
 
 
 def _number(value: float) -> str:
@@ -296,6 +396,4 @@ def _braced(labels: str) -> str:
 
 
 def _escaped(value: str) -> str:
-    # A lone surrogate has no UTF-8; the other three are what the format asks for.
-    value = value.encode("utf-8", "replace").decode()
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    return as_utf8(value).replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -60,6 +60,20 @@ def test_every_metric_is_there_with_the_type_and_a_sentence():
         "staytrue_ledger_append_seconds": "gauge",
         "staytrue_clock_jumps": "counter",
         "staytrue_alarm": "gauge",
+        "staytrue_otel_failures": "counter",
+        "staytrue_health": "gauge",
+        "staytrue_champion_info": "gauge",
+        "staytrue_loss": "gauge",
+        "staytrue_loss_low": "gauge",
+        "staytrue_loss_high": "gauge",
+        "staytrue_loss_rows": "gauge",
+        "staytrue_fresh_loss": "gauge",
+        "staytrue_predictive_alarm": "gauge",
+        "staytrue_data_until_seconds": "gauge",
+        "staytrue_rows_since_training": "gauge",
+        "staytrue_trial": "gauge",
+        "staytrue_incidents": "gauge",
+        "staytrue_decisions": "counter",
     }
     assert all(sentence.endswith(".") for _, sentence in families.values())
 
@@ -202,3 +216,15 @@ def test_an_observation_costs_little_more_than_the_smallest_python_call():
 
 def test_a_family_without_labels_is_shown_before_anything_is_counted():
     assert list(Family("x_total", "counter", "X.", (), Counter).lines())[1] == "x_total 0\n"
+
+
+def test_what_is_not_known_has_no_sample_and_what_is_shown_replaces_all_before():
+    metrics = Metrics()
+    before = read(metrics)
+    metrics.trial.show({("shadow",): 1})
+    metrics.loss.show({(): 2.5})
+    metrics.trial.show({("canary",): 1})
+
+    assert "staytrue_loss" not in before
+    assert read(metrics)["staytrue_trial"] == {(("stage", "canary"),): 1}
+    assert read(metrics)["staytrue_loss"] == {(): 2.5}

@@ -1,0 +1,94 @@
+"""Look: the last look that anybody had at the champion, a controller's or a replay's, and the verdict that follows from it.
+
+`status` says it in words, `/metrics` in numbers. Both ask here, so that they can't differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from staytrue.kernel.health import Health, health
+from staytrue.kernel.incidents import Incident
+from staytrue.loop.lease import alive
+from staytrue.store.ledger import LIVE
+from staytrue.store.store import Store
+
+__all__ = ["Look", "last_look", "system_alarms", "verdict"]
+
+_OLD: Final = timedelta(days=2)
+"""A look whose clock was further back than this when it was written down was a replay's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A look, and whoever had it."""
+
+    seen: Mapping[str, Any]
+    """As `Life.look` gives it; empty: nobody has looked."""
+    at: datetime | None
+    runs: bool | None
+    """Whether a controller is at work; None where there never was one."""
+    as_of_then: bool
+    """Whether the answers are about the moment of the look, on a clock that need not be this machine's."""
+    paused: bool = False
+
+    def at_release(self, release: str | None) -> Mapping[str, Any]:
+        """What it saw of a release: numbers about another one say nothing about it."""
+        return self.seen if release and self.seen.get("champion") == release else {}
+
+    def judged_at(self, wall: datetime, at: Literal["now", "end"] | None) -> datetime:
+        """The moment to judge it by: now, its own, or (None) its own if it was a replay's or is a running controller's."""
+        return self.at if self.at and (at == "end" or (at is None and self.as_of_then)) else wall
+
+
+def last_look(store: Store, app: str, wall: datetime) -> Look:
+    """The last look.
+
+    Args:
+        wall: now.
+    """
+    event = next(iter(store.ledger.events(app, LIVE, kinds=("looked",), newest_first=True, limit=1)), None)
+    lease = store.ledger.lease(app)
+    memory = lease.state if lease else {}
+    if lease and memory.get("looked_at") and (event is None or event.recorded_at < lease.at):
+        runs = alive(store.root, app)
+        looked = datetime.fromisoformat(memory["looked_at"])
+        # A loop that is at work looks all the time. But in a drill its clock is not this machine's.
+        at = wall if runs and abs(wall - looked) < _OLD else looked
+        seen = (memory.get("life") or {}).get("look", {})
+        return Look(seen=seen, at=at, runs=runs, as_of_then=runs, paused=bool(memory.get("paused")))
+    replayed = event is not None and event.recorded_at - event.at > _OLD
+    seen = event.body["evidence"] if event else {}
+    return Look(seen=seen, at=event.at if event else None, runs=None, as_of_then=replayed)
+
+
+def verdict(
+    look: Look, release: str | None, *, system: Iterable[str], now: datetime, answered: Callable[[], int]
+) -> Health:
+    """Whether the champion is right at `now`.
+
+    Args:
+        release: the champion; None: there is none.
+        system: alarms about machine and server, as `system_alarms` gives them.
+        answered: asked of a plain service only: rows that were answered in the last hour.
+    """
+    seen = look.at_release(release)
+    return health(
+        rows=int(seen.get("rows", 0)),
+        loss=seen.get("loss"),
+        interval=seen.get("loss_interval"),
+        fresh_loss=seen.get("fresh_loss"),
+        alarms=[*seen.get("alarms", ()), *system],
+        looked_at=look.at if seen else None,
+        now=now,
+        runs=look.runs is not False,
+        answered=answered() if seen.get("service") else None,
+    )
+
+
+def system_alarms(open_: Iterable[Incident]) -> list[str]:
+    """What is wrong with the machine or the server, and was not said to be over."""
+    return [f"system ({one.cause})" for one in open_ if one.kind == "system"]
