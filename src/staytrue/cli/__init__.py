@@ -16,6 +16,7 @@ __all__ = ["VERBS", "main"]
 VERBS = {
     "demo": "the whole loop on shipped real data, nothing to configure",
     "new": "a new app from a template, with its test",
+    "data": "what is there, what is in quarantine, and what is to become of it",
     "fetch": "ask the sources for new rows and hold them against their contract",
     "train": "train now, through the same gates",
     "check": "what CI runs on a change: tests, contract, backtest; a Markdown report",

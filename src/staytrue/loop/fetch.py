@@ -1,11 +1,12 @@
 """Fetch: ask a source for rows, hold them against its contract, and keep them as parts of a table.
 
-What breaks the contract is kept too, apart from the table, so that nothing is lost and nothing is trained on it.
+What breaks the contract is kept too, apart from the table, so that nothing is lost and nothing is trained on it. What people
+decided about it (`loop/data.py`) holds when the same rows come again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,11 +17,13 @@ import numpy as np
 from staytrue.engines.process import Job
 from staytrue.errors import Conflict, InvalidInput, NotFound, StaytrueError, Unavailable
 from staytrue.kernel.canonical_json import canonical_json
-from staytrue.kernel.contract import Breach, SourceSpec, check, micros
+from staytrue.kernel.contract import Breach, SourceSpec, micros
 from staytrue.kernel.duration import duration
 from staytrue.kernel.release import Digest
 from staytrue.loop.context import Context
+from staytrue.loop.contracts import breaches, contract_of
 from staytrue.loop.jobs import Steps, result_of
+from staytrue.loop.quarantine import DATA, HeldWindow, breach_document, dropped, hold, mended, quarantine, quarantined
 from staytrue.store import frames, tables
 from staytrue.store.frames import Rows
 from staytrue.store.ledger import Entry, Ref
@@ -28,10 +31,7 @@ from staytrue.store.objects import digest
 from staytrue.store.tables import Part, Table
 from staytrue.store.traffic import plain, posted_labels
 
-__all__ = ["DATA", "Fetched", "fetch", "next_due"]
-
-DATA = "data"
-"""The timeline of fetches: what was fetched holds for every replay."""
+__all__ = ["DATA", "Fetched", "fetch", "newest", "next_due"]
 
 Window = tuple[datetime, datetime]
 
@@ -62,10 +62,7 @@ class Fetched:
             "parts": self.parts,
             "corrected": self.corrected,
             "quarantined": self.quarantined,
-            "breaches": [
-                {"code": b.code, "column": b.column, "sentence": b.sentence, "likely": b.likely, "severity": b.severity}
-                for b in self.breaches
-            ],
+            "breaches": [breach_document(breach) for breach in self.breaches],
             "table": self.table,
         }
 
@@ -100,8 +97,9 @@ def fetch(
             source=source,
         )
     spec = ctx.app.sources[source].spec
-    table, base = _newest(ctx, spec)
-    windows = _windows(spec, table, now=now, since=since, until=until)
+    table, base = newest(ctx, spec)
+    held = quarantine(ctx.store.objects, ctx.store.ledger, ctx.app.name, source, table)
+    windows = _windows(spec, table, dropped(held), now=now, since=since, until=until)
     if not windows:
         start = table.until or now
         return Fetched(source=source, since=start, until=start, table=table.id)
@@ -109,7 +107,7 @@ def fetch(
     if rows.num_rows == 0 and not table.parts:
         message = f"Source {source} gave no rows for {_span(windows)}: is the span right? Say another with --since."
         raise _noted(ctx, source, windows, now, InvalidInput("ST622", message, source=source))
-    return _Kept(ctx=ctx, spec=spec, table=table, base=base, windows=windows, now=now).of(
+    return _Kept(ctx=ctx, spec=spec, table=table, base=base, held=held, windows=windows, now=now).of(
         rows, kept or (lambda _done, _all: None)
     )
 
@@ -120,19 +118,25 @@ def next_due(ctx: Context, source: str, *, now: datetime) -> datetime:
     if spec.snapshot:
         return now + spec.every
     ends = _floor(now, spec.every) + spec.every
-    table, _ = _newest(ctx, spec)
+    table, _ = newest(ctx, spec)
     late = (part.until + spec.label_after for part in table.parts if part.unlabelled)
     return min((ends, *(at for at in late if at > now)))
 
 
-def _newest(ctx: Context, spec: SourceSpec) -> tuple[Table, int]:
+def newest(ctx: Context, spec: SourceSpec) -> tuple[Table, int]:
     """The source's table, and the number of the event that made it the newest (0: nothing was fetched yet)."""
     ref = ctx.store.ledger.ref("source", spec.name, app=ctx.app.name)
     return (tables.load(ctx.store.objects, ref.digest), ref.seq) if ref else (tables.empty(spec), 0)
 
 
 def _windows(
-    spec: SourceSpec, table: Table, *, now: datetime, since: datetime | None, until: datetime | None
+    spec: SourceSpec,
+    table: Table,
+    unwanted: Collection[Window],
+    *,
+    now: datetime,
+    since: datetime | None,
+    until: datetime | None,
 ) -> list[Window]:
     """The windows to ask for: those that are over by now, after the table's end or worth another look."""
     if spec.snapshot:
@@ -145,9 +149,11 @@ def _windows(
     while begin + spec.every <= end:
         window = (begin, begin + spec.every)
         part = known.get(window)
-        # A gap is asked for again: its rows may have been in quarantine. So is a window whose labels should be known by now.
+        # A gap is asked for again, unless a person wants it left: its rows may have been in quarantine. So is a window whose
+        # labels should be known by now.
+        gap = part is None and window not in unwanted
         late = part is not None and part.unlabelled > 0 and part.until + spec.label_after <= now
-        if part is None or late or (since is not None and begin >= since):
+        if gap or late or (since is not None and begin >= since):
             asked.append(window)
         begin = window[1]
     return asked
@@ -265,12 +271,16 @@ class _Kept:
     spec: SourceSpec
     table: Table
     base: int
+    held: Sequence[HeldWindow]
     windows: Sequence[Window]
     now: datetime
     found: list[Part] = field(default_factory=list)
     corrected: int = 0
     breaches: list[Breach] = field(default_factory=list)
-    refused: list[Digest] = field(default_factory=list)
+    refused: list[HeldWindow] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.contract = contract_of(self.ctx, self.spec)
 
     def of(self, rows: Rows, kept: Callable[[int, int], None]) -> Fetched:
         """Keep these rows; all that passes becomes one new version of the table, in one transaction."""
@@ -298,12 +308,30 @@ class _Kept:
 
     def _window(self, window: Window, rows: Rows, before: Part | None) -> None:
         objects = self.ctx.store.objects
-        columns = {name: frames.column(rows, name) for name in rows.column_names}
         schema = self.table.schema or None
-        bad = check(self.spec, window, columns, schema, tables.history(objects, self.table))
+        case = self._decided(window, rows)
+        if case is not None and case.state == "dropped":
+            return
+        repair = case.repair() if case else None
+        given = rows
+        if repair is not None:
+            rows = mended(rows, repair, self.spec, self.table)
+        trusted = case is not None and repair is None
+        bad = [] if trusted else breaches(self.ctx, self.spec, self.table, window, rows, contract=self.contract)
         self.breaches += bad
         if any(b.severity == "refuse" for b in bad):
-            self.refused.append(objects.put(frames.write_parquet(rows)))
+            self.refused.append(
+                hold(
+                    objects,
+                    given,
+                    window,
+                    self.spec,
+                    breaches=bad,
+                    before=before,
+                    contract=self.contract.version,
+                    at=self.now,
+                )
+            )
             return
         part = tables.make_part(objects, rows, window, self.spec, like=schema)
         if self.spec.snapshot and self.table.parts and self.table.parts[-1].content == part.content:
@@ -317,6 +345,11 @@ class _Kept:
             return
         self.found.append(part)
 
+    def _decided(self, window: Window, rows: Rows) -> HeldWindow | None:
+        """What a person decided about these rows of this window, when they came before."""
+        cases = [one for one in self.held if one.window == window and one.decision is not None]
+        return next((one for one in reversed(cases) if one.is_case_of(rows, self.spec)), None)
+
     def _outside(self, rows: Rows, count: int) -> Breach:
         return Breach(
             code="ST623",
@@ -328,9 +361,16 @@ class _Kept:
         )
 
     def _write(self, fetched: Fetched) -> None:
+        # A gap is asked for each time: the same rows in quarantine are told of once.
+        known = {one.id for one in self.held}
+        news = [one for one in self.refused if one.id not in known]
         entries = [
             *([self._fetched(fetched)] if self.found else []),
-            *([self._quarantined(fetched)] if self.refused else []),
+            *(
+                [quarantined(self.ctx.store.objects, self.ctx.app.name, self.spec.name, news, now=self.now)]
+                if news
+                else []
+            ),
         ]
         try:
             self.ctx.store.ledger.append(entries, recorded_at=datetime.now(UTC))
@@ -356,28 +396,11 @@ class _Kept:
             kind="fetched",
             sentence=f"Fetched {fetched.rows:,} rows of {self.spec.name} in {fetched.parts} windows{fixed}, "
             f"{_span(self.windows)}.",
-            body={"source": self.spec.name, "table": self.table.id, **counts},
+            body={"source": self.spec.name, "table": self.table.id, **counts, "contract": self.contract.version},
             refs=(
                 Ref(kind="source", name=self.spec.name, digest=manifest),
                 Ref(kind="table", name=self.table.id, digest=manifest),
             ),
-        )
-
-    def _quarantined(self, fetched: Fetched) -> Entry:
-        body = {"source": self.spec.name, "breaches": fetched.document()["breaches"], "windows": len(self.refused)}
-        contents = digest(canonical_json({**body, "objects": list(self.refused)}))
-        first = next(b for b in self.breaches if b.severity == "refuse")
-        likely = f" (likely: {first.likely})" if first.likely else ""
-        why = f"{first.code} {first.sentence}{likely}"
-        return Entry(
-            app=self.ctx.app.name,
-            timeline=DATA,
-            key=f"quarantined:{self.spec.name}:{contents}",
-            at=self.now,
-            kind="quarantined",
-            sentence=f"{len(self.refused)} windows of {self.spec.name} are in quarantine: {why} The champion stays.",
-            body=body,
-            refs=tuple(Ref(kind="quarantine", name=self.spec.name, digest=name) for name in self.refused),
         )
 
 

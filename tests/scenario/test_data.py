@@ -1,0 +1,209 @@
+"""What becomes of a window in quarantine: shown, released, dropped, repaired; and a contract that a person changes."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from staytrue import testing
+from staytrue.kernel.repair import Repair
+from staytrue.loop.context import open_context
+from staytrue.loop.data import repair
+
+SHOP = """
+from datetime import timedelta
+from pathlib import Path
+
+from staytrue import App
+
+app = App("shop")
+
+
+@app.data(time="at", key="id", label="rate", every="1d", label_after="2d", features=["size", "city"])
+def sales(since, until):
+    spoil = Path(__file__).with_name("spoil")
+    rows = []
+    for day in range((until - since).days):
+        at = since + timedelta(days=day)
+        for n in range(40):
+            size = 100.0 + (n * 7 + at.day) % 40
+            id_ = f"{at:%Y%m%d}-{n}"
+            rows.append({"at": at + timedelta(minutes=n), "id": id_, "size": size, "city": "lisbon", "rate": 2 * size})
+    exec(spoil.read_text() if spoil.exists() else "", {"rows": rows, "since": since})
+    return rows
+
+
+@app.train
+def fit(sales):
+    return float((sales["rate"] / sales["size"]).mean())
+
+
+@app.predict(metric="mae")
+def quote(model, rows):
+    return model * rows["size"]
+"""
+CENTS = "for r in rows: r['size'] *= 100 if r['at'].day == 31 else 1"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """30 days of sales, and a 31st whose sizes came in cents."""
+    place = tmp_path_factory.mktemp("kept")
+    (place / "shop").mkdir()
+    (place / "shop" / "app.py").write_text(SHOP)
+    with testing.bench(place / "shop" / "app.py", place) as bench:
+        bench.fetch("2026-01-01", "2026-01-31")
+        (place / "shop" / "spoil").write_text(CENTS)
+        assert bench.fetch("2026-01-31", "2026-02-01").quarantined == 1
+    return place
+
+
+@pytest.fixture
+def held(kept, shop):
+    """That shop, with the command line."""
+    shutil.copytree(kept / "store", shop.store_path)
+    shutil.copytree(kept / "shop", shop.folder, dirs_exist_ok=True)
+    return shop
+
+
+def one_of(shop):
+    (one,) = shop.run("data").document["sources"]
+    return one
+
+
+def again(shop, since="2026-01-31", until="2026-02-01"):
+    return shop.run("fetch", "--since", since, "--until", until).document["fetched"][0]
+
+
+def test_a_window_in_quarantine_is_shown_with_its_column_and_the_likely_cause(held):
+    said = held.run("data")
+    (window,) = said.document["sources"][0]["quarantine"]
+    part = held.run("data", "sales", "--part", window["id"][:8]).document
+
+    assert (said.code, said.document["sources"][0]["held"], window["state"]) == (1, 1, "held")
+    assert part["held"]["breaches"][0]["code"] == "ST241"
+    assert "100" in part["held"]["breaches"][0]["likely"]
+    assert part["columns"]["size"]["min"] == 10_000
+    assert held.run("data", "sales", "--part", "2026-01-31").document == part
+    assert held.run("data", "sales", "--part", "2026-01-30").document["held"] is None
+    assert held.run("data", "sales", "--part", "2027-01-30").code == 3
+
+
+def test_a_released_window_is_in_the_table_and_its_rows_are_not_refused_again(held):
+    id_ = one_of(held)["quarantine"][0]["id"]
+
+    first = held.run("data", "--release", id_[:6], "--because", "a big day")
+    second = held.run("data", "--release", id_[:6])
+    refetched = again(held)
+
+    assert (first.code, first.document["new"], second.document["new"]) == (0, True, False)
+    assert (one_of(held)["rows"], one_of(held)["held"]) == (31 * 40, 0)
+    assert (refetched["rows"], refetched["quarantined"]) == (0, 0)
+    assert held.run("data", "--drop", id_).document["code"] == "ST934"
+    (event,) = held.events("released")
+    assert "a big day" in event["sentence"]
+    assert held.verifies()
+
+
+def test_labels_that_come_later_for_a_released_window_come_in(held):
+    spoil = held.folder / "spoil"
+    spoil.write_text(f"{CENTS}\nfor r in rows: r['rate'] = r['rate'] if r['at'].minute else None")
+    again(held)
+    before = one_of(held)
+    held.run("data", "--release", next(w["id"] for w in before["quarantine"] if w["state"] == "held"))
+    waiting = one_of(held)["unlabelled"]
+    spoil.write_text(CENTS)
+
+    fetched = again(held)
+
+    assert [w["state"] for w in before["quarantine"]] == ["replaced", "held"]
+    assert (waiting, fetched["corrected"], fetched["quarantined"]) == (1, 1, 0)
+    assert one_of(held)["unlabelled"] == 0
+
+
+def test_a_dropped_window_stays_a_gap_and_is_not_asked_for_again(held):
+    id_ = one_of(held)["quarantine"][0]["id"]
+    again(held, "2026-02-01", "2026-02-03")
+
+    dropped = [held.run("data", "--drop", id_) for _ in range(2)]
+    (held.folder / "spoil").write_text("raise SystemExit")
+    by_itself = held.run("fetch", "--until", "2026-02-03")
+    (held.folder / "spoil").write_text(CENTS)
+    asked = again(held)
+
+    assert [d.document["new"] for d in dropped] == [True, False]
+    assert by_itself.code == 0
+    assert (one_of(held)["gaps"], one_of(held)["held"]) == (1, 0)
+    assert (asked["rows"], asked["quarantined"]) == (0, 0)
+
+
+def test_a_repaired_window_holds_and_its_rows_as_they_came_are_kept(held):
+    id_ = one_of(held)["quarantine"][0]["id"]
+
+    wrong = held.run("data", "--repair", id_, "--scale", "size=1/10")
+    unread = held.run("data", "--repair", id_, "--scale", "size=x")
+    right = held.run("data", "--repair", id_, "--scale", "size=1/100")
+
+    assert (wrong.code, wrong.document["code"], unread.document["code"]) == (1, "ST932", "ST933")
+    assert (right.code, right.document["held"]["state"]) == (0, "repaired")
+    sizes = held.store.table("sales").to_pandas()["size"]
+    assert (len(sizes), sizes.max() < 150) == (31 * 40, True)
+    assert held.run("data", "sales", "--part", id_).document["columns"]["size"]["min"] == 10_000
+    assert again(held)["quarantined"] == 0
+    assert held.store.table("sales").to_pandas()["size"].max() < 150
+
+
+def test_rows_that_no_table_can_hold_are_not_released(held):
+    (held.folder / "spoil").write_text("for r in rows: r['at'] = r['at'].isoformat()")
+    again(held)
+    id_ = next(w["id"] for w in one_of(held)["quarantine"] if w["state"] == "held")
+
+    said = held.run("data", "--release", id_)
+
+    assert (said.code, said.document["code"]) == (1, "ST931")
+    assert one_of(held)["rows"] == 30 * 40
+
+
+def test_a_check_that_a_person_switched_off_refuses_no_more_and_who_did_it_is_known(held):
+    edited = held.run(
+        "data", "sales", "--ignore", "size=ST241", "--set", "size.range=0..50000", "--because", "cents are right"
+    )
+    same = held.run("data", "sales", "--ignore", "size=ST241")
+    fetched = again(held)
+    listed = held.run("data", "sales", "--versions").document["versions"]
+    contract = held.run("data", "sales", "--contract").document["contract"]
+
+    assert (edited.document["new"], same.document["new"]) == (True, False)
+    assert (fetched["quarantined"], fetched["parts"]) == (0, 1)
+    assert [(v["version"], v["because"]) for v in listed] == [(1, "cents are right")]
+    assert contract["version"] == 1
+    assert one_of(held)["quarantine"][0]["state"] == "mended"
+    assert held.run("data", "sales", "--set", "size=3").document["code"] == "ST935"
+    assert held.run("data", "sales", "--set", "nothing.range=0..1").document["code"] == "ST929"
+
+
+class Overtaken(dict):
+    """A repair in the middle of which somebody else does something."""
+
+    def __init__(self, repair, meanwhile):
+        super().__init__(repair)
+        self.meanwhile = [meanwhile]
+
+    def items(self):
+        while self.meanwhile:
+            self.meanwhile.pop()()
+        return super().items()
+
+
+def test_a_repair_that_a_fetch_overtakes_is_made_anew_on_what_it_brought(held):
+    id_ = one_of(held)["quarantine"][0]["id"]
+    ctx = open_context(str(held.folder / "app.py"), held.store_path)
+    overtaken = Overtaken({"size": "1/100"}, lambda: again(held, "2026-02-01", "2026-02-02"))
+
+    decided = repair(ctx, ctx.app.sources["sales"].spec, id_, Repair(scale=overtaken), by="ada", because=None)
+    ctx.store.close()
+
+    assert decided.new
+    assert one_of(held)["rows"] == 32 * 40
+    assert held.verifies()
