@@ -29,8 +29,8 @@ _OPENS = frozenset({"alarm", "tripped", "serve_failed", "waiting", "failed"})
 KINDS = tuple(sorted(_ACTS | _CALMS | _ENDS | _STEPS_BACK | _ONCE | _OPENS))
 """The kinds of events that incidents are folded from; all others change nothing."""
 
-_LOSSES = frozenset({"harm", "shift", "fault", "silence", "answers"})
-"""Kinds of incidents that a retraining is an answer to, and that another champion ends."""
+_LOSSES = frozenset({"harm", "shift", "answers"})
+"""Kinds of incidents that a retraining is an answer to, and that another champion ends. Not those about the rows themselves."""
 _OVER_WITH_CHAMPION = _LOSSES | {"release", "approval", "training"}
 
 

@@ -32,6 +32,8 @@ from staytrue.loop.memory import recall, remember
 from staytrue.loop.orders import Order, orders
 from staytrue.loop.past import Past
 from staytrue.loop.proposal import Proposal
+from staytrue.loop.quarantine import DATA
+from staytrue.loop.sentinel import wrong_with_sources
 from staytrue.loop.trial import pairs
 from staytrue.loop.watch import RollbackWatch
 from staytrue.store.ledger import LIVE, Fence, Role
@@ -89,10 +91,15 @@ class Controller:
     """New code that is to be checked, as a `Proposal`."""
     pauses: dict[str, tuple[datetime, timedelta]] = field(default_factory=dict)
     """Source -> not before this, since it failed; and how long the pause was."""
+    standing: dict[str, str] = field(default_factory=dict)
+    """The alarms about sources that stand open, and what was said of each."""
+    failing: dict[str, str] = field(default_factory=dict)
+    """Source -> what was the matter when it was asked last."""
     chronicle: Chronicle = field(init=False)
     _loaded: bool = False
     _table: Digest | None = None
     _due: dict[str, datetime] = field(default_factory=dict)
+    _watched: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         self.forget()
@@ -100,7 +107,7 @@ class Controller:
     def forget(self) -> None:
         """Know nothing: the next turn begins with what the ledger remembers. After anything that may have gone half way."""
         self.life, self._table, self._loaded = None, None, False
-        self._due = {}
+        self._due, self._watched = {}, ()
         self.chronicle = Chronicle(ctx=self.ctx, timeline=LIVE, run="loop", fence=self._fence)
 
     # ------------------------------------------------------------ one turn
@@ -137,6 +144,7 @@ class Controller:
             self.told = max(self.told, int(state.get("told", 0)))
             self.paused, self.failed = bool(state.get("paused", False)), state.get("failed")
             self.mark, self.proposed = state.get("mark"), state.get("proposed")
+            self.standing = dict(state.get("standing", {}))
             self.chronicle.count = int(state.get("count", 0))
             self._refresh()
             if state.get("life"):
@@ -219,6 +227,7 @@ class Controller:
             "failed": self.failed,
             "mark": self.mark,
             "proposed": self.proposed,
+            "standing": self.standing,
             "count": self.chronicle.count,
             "looked_at": self.clock().isoformat(),
             "life": self._remembered(),
@@ -291,6 +300,7 @@ class Controller:
     def _work(self) -> None:
         """What the clock brings: new rows, and the ticks that are over."""
         self._fetch()
+        self._watch_sources()
         self._catch_up()
 
     def _fetch(self) -> None:
@@ -307,10 +317,35 @@ class Controller:
                 if exc.code == "ST800":
                     raise  # the source did not fail: another controller took over
                 self._rest(name, f"Fetching {name} failed", exc)
+                self.failing[name] = str(exc)
                 continue
             self.pauses.pop(name, None)
+            self.failing.pop(name, None)
             self._due[name] = next_due(self.ctx, name, now=now)
         self._refresh()
+
+    def _watch_sources(self) -> None:
+        """Open the alarms that should stand open now, and resolve the others."""
+        now = self.clock()
+        newest = self.ctx.store.ledger.events(self.ctx.app.name, DATA, newest_first=True, limit=1)
+        seen = (newest[0].seq if newest else 0, tuple(self.failing), now.replace(second=0, microsecond=0))
+        if seen == self._watched:
+            return
+        self._watched = seen
+        wrong = {one.key: one for one in wrong_with_sources(self.ctx, now=now, failing=self.failing)}
+        for key in [key for key in self.standing if key not in wrong]:
+            alarm, _, what = key.partition(":")
+            del self.standing[key]
+            sentence = f"{alarm.capitalize()} alarm about {what} is over."
+            self._tell("alarm", sentence, now, {"alarm": alarm, "what": what, "state": "resolved"})
+        for key, one in wrong.items():
+            if key not in self.standing:
+                self.standing[key] = one.sentence
+                told = {"alarm": one.alarm, "what": one.what, "state": "opened", "evidence": dict(one.numbers)}
+                self._tell("alarm", one.sentence, now, told)
+        if self.life is not None:
+            self.life.outside = tuple(dict.fromkeys(key.partition(":")[0] for key in self.standing))
+        self.chronicle.write_if_told()
 
     def _rests(self, name: str) -> bool:
         """Whether it failed a short while ago, by the wall's clock: a drill's may stand until the rows are there."""

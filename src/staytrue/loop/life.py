@@ -133,6 +133,8 @@ class Life:
     """The last retraining knew the labels of ticks before this one."""
     watch: Watch = field(default_factory=Watch)
     shelf: Shelf = field(default_factory=Shelf)
+    outside: tuple[str, ...] = ()
+    """Kinds of open alarms that are not about what the champion answers, but about where the rows come from."""
     retraining: Retraining | None = None
     trial: Trial | None = None
     waiting: Waiting | None = None
@@ -415,6 +417,12 @@ class Life:
             proven=proven, refs=(), source="stored", stop=found.kept.stop,
         )  # fmt: skip
 
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """Kinds of the alarms that stand open."""
+        own = ["harm"] if self.watch.alarmed else []
+        return tuple(dict.fromkeys([*own, *self.outside]))
+
     def _admitted(self, now: datetime) -> bool:
         """Whether a retraining may begin; what forbids it is remembered for `status`."""
         self.spent = not_after(self.spent, now)
@@ -438,7 +446,7 @@ class Life:
                 rows_since=self.past.rows(self.stop, self.known),
                 freshness=self.watch.books,
                 retrain_cost=self.settings.retrain_cost,
-                alarms=("harm",) if self.watch.alarmed else (),
+                alarms=self.alarms,
             ),
             name=self.name,
         )
@@ -749,7 +757,7 @@ class Life:
             "loss_interval": [_six(low), _six(high)] if rows else None,
             "fresh_loss": _six(self.watch.books.loss) if self.watch.books.loss is not None else None,
             "fresh_rows": self.watch.books.rows,
-            "alarms": ["harm"] if self.watch.alarmed else [],
+            "alarms": list(self.alarms),
             "trial": {"release": trial.release, "stage": trial.step.stage, "rows": trial.live_rows} if trial else None,
             "next": self._next(),
             "rows_since": self.past.rows(self.stop, self.known),
