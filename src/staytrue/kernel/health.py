@@ -5,11 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-__all__ = ["Health", "health"]
+if TYPE_CHECKING:
+    from staytrue.kernel.confidence import Belief
+
+__all__ = ["FewKnown", "Health", "health"]
 
 State = Literal["right", "harmed", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewKnown:
+    """What is known where labels are few: then being right has to be shown, not only not refuted.
+
+    Fields:
+        expected, expected_interval: what would be lost if only the inputs had moved (`kernel/confidence.py`), None where
+            answers say nothing of it. belief: what labels say of that estimate.
+        late_rows: labels that it was held against.
+        newest_label_at: when the newest label arrived, None before the first.
+        quiet_after: without a label for so long, labels are silent.
+        tolerance: the rise above the fresh loss, as a share of it, that is not worth an alarm.
+    """
+
+    expected: float | None = None
+    expected_interval: Sequence[float] | None = None
+    belief: Belief = "untested"
+    late_rows: int = 0
+    newest_label_at: datetime | None = None
+    quiet_after: timedelta = timedelta(days=9)
+    tolerance: float = 0.1
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in the evidence of a verdict."""
+        return {
+            "expected": self.expected,
+            "expected_interval": list(self.expected_interval) if self.expected_interval else None,
+            "belief": self.belief,
+            "late_rows": self.late_rows,
+            "newest_label_at": self.newest_label_at and self.newest_label_at.isoformat(),
+            "tolerance": self.tolerance,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +69,13 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     runs: bool = True,
     answered: int | None = None,
     stale_after: timedelta = timedelta(days=9),
+    few: FewKnown | None = None,
 ) -> Health:
     """Whether the champion is right, as far as evidence goes. Nothing is called right without labels.
+
+    With few labels (`few`) it is right only where the whole interval lies below the fresh loss and its tolerance, so that a
+    harmed app is called right as seldom as the interval misses. It is unknown while labels are silent, and while those that
+    came speak against the estimate that `interval` may rest on.
 
     Args:
         rows: labelled rows that the loss rests on; loss: their mean; interval: its 95 % bounds.
@@ -43,6 +84,7 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
         answered: of a plain service, which has no labels: requests of the last hour that were answered.
         runs: whether whoever makes the numbers is still at work. A watch that is dead sees nothing, so nothing is right.
         looked_at: when the numbers were made; older than `stale_after` at `now`, they say nothing about today.
+        few: given where labels are few or missing; `loss` and `interval` are then those of `few_labels(...).best`.
 
     Example:
         >>> from datetime import UTC
@@ -57,19 +99,16 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
         "fresh_loss": fresh_loss,
         "alarms": list(alarms),
     }
-    if looked_at is None:
-        return Health(state="unknown", sentence="unknown: nobody has looked yet", evidence=evidence)
-    if now - looked_at > stale_after:
-        days = (now - looked_at) / timedelta(days=1)
-        return Health(state="unknown", sentence=f"unknown: last looked {days:.0f} days ago", evidence=evidence)
-    if not runs:
-        when = f"{looked_at:%Y-%m-%d %H:%M} UTC"
-        return Health(state="unknown", sentence=f"unknown: nobody watches; last looked {when}", evidence=evidence)
+    unseen = _unseen(looked_at, now, runs=runs, stale_after=stale_after)
+    if unseen:
+        return Health(state="unknown", sentence=f"unknown: {unseen}", evidence=evidence)
     system = [name for name in alarms if name.startswith("system")]
     if system:
         return Health(state="harmed", sentence=f"harmed: {', '.join(system)} alarm open", evidence=evidence)
     if answered is not None:
         return _of_service(answered, evidence)
+    if few is not None:
+        return _of_few(rows, loss, interval, fresh_loss, few, alarms=alarms, now=now, evidence=evidence)
     if not rows or loss is None or interval is None:
         return Health(state="unknown", sentence=f"unknown: {rows} labels were seen", evidence=evidence)
     bounds = f"{loss:.4g} a row ({interval[0]:.4g} .. {interval[1]:.4g}, {rows:,} rows)"
@@ -88,8 +127,80 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     return Health(state="right", sentence=f"right: loss {bounds}, {fresh_loss:.4g} when fresh", evidence=evidence)
 
 
+def _unseen(looked_at: datetime | None, now: datetime, *, runs: bool, stale_after: timedelta) -> str:
+    """That nobody looks; empty when somebody does."""
+    if looked_at is None:
+        return "nobody has looked yet"
+    if now - looked_at > stale_after:
+        return f"last looked {(now - looked_at) / timedelta(days=1):.0f} days ago"
+    return "" if runs else f"nobody watches; last looked {looked_at:%Y-%m-%d %H:%M} UTC"
+
+
 def _of_service(answered: int, evidence: dict[str, Any]) -> Health:
     if not answered:
         return Health(state="unknown", sentence="unknown: nobody asked in the last hour", evidence=evidence)
     said = f"right: {answered:,} rows answered in the last hour, no alarm open"
     return Health(state="right", sentence=said, evidence=evidence | {"answered": answered})
+
+
+def _of_few(  # noqa: PLR0911 - one return for each thing that may be unknown reads best
+    rows: int,
+    loss: float | None,
+    interval: Sequence[float] | None,
+    fresh: float | None,
+    few: FewKnown,
+    *,
+    alarms: Sequence[str],
+    now: datetime,
+    evidence: dict[str, Any],
+) -> Health:
+    evidence = evidence | few.document()
+
+    def verdict(state: State, why: str) -> Health:
+        return Health(state=state, sentence=f"{state}: {why}", evidence=evidence)
+
+    supposed = _supposed(few)
+    silent = _silence(few, now)
+    when_fresh = "" if fresh is None else f", {fresh:.3g} when fresh"
+    if alarms:
+        return verdict(
+            "harmed", f"{', '.join(alarms)} alarm open" + (f"; loss {loss:.3g} a row" if loss is not None else "")
+        )
+    if silent:
+        return verdict("unknown", silent + (f"; {supposed}" if supposed else ""))
+    if not rows or loss is None or interval is None:
+        return verdict("unknown", "no label of these rows came yet" + (f"; {supposed}" if supposed else ""))
+    said = f"loss {loss:.3g} a row ({interval[0]:.3g} .. {interval[1]:.3g}, {rows:,} labels){when_fresh}"
+    if fresh is None:
+        return verdict("unknown", f"{said}, but too few rows say what it was when fresh")
+    if interval[0] > fresh:
+        return verdict("harmed", said)
+    if few.belief == "refuted":
+        return verdict("unknown", f"{said}; {supposed or 'labels speak against what was expected of the answers'}")
+    if interval[1] <= fresh + few.tolerance * abs(fresh):
+        return verdict("right", said)
+    return verdict("unknown", f"{said}: too few labels to tell, `staytrue label` says which rows to label next")
+
+
+def _silence(few: FewKnown, now: datetime) -> str:
+    """That no labels come any more; empty while they do."""
+    if few.newest_label_at is None:
+        return "0 labels were ever seen"
+    quiet = now - few.newest_label_at
+    return f"0 labels in {quiet / timedelta(days=1):.0f} days" if quiet > few.quiet_after else ""
+
+
+def _supposed(few: FewKnown) -> str:
+    """What the estimate says, and what is to be thought of it."""
+    if few.expected is None:
+        return ""
+    between = few.expected_interval
+    bounds = f" ({between[0]:.3g} .. {between[1]:.3g})" if between else ""
+    said = f"if only the inputs moved the loss would be {few.expected:.3g}{bounds}"
+    if few.belief == "refuted":
+        return (
+            f"{said}, but {few.late_rows:,} late labels say otherwise"
+            if few.late_rows
+            else f"{said}, but labels say otherwise"
+        )
+    return said if few.belief == "believed" else f"{said}, which few labels have put to the test"
