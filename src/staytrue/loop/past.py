@@ -256,6 +256,11 @@ class Past:
         """Whether the model's answers to a tick are at hand."""
         return not self.ticks[tick].rows or ((model.code, model.model), tick) in self._answers
 
+    def answers(self, model: Trained, tick: int) -> list[Any]:
+        """What the model answered to the rows of a tick, in row order, where that is at hand and was no error; else nothing."""
+        found = self._answers.get(((model.code, model.model), tick))
+        return found if isinstance(found, list) else []
+
     def losses(self, model: Trained, tick: int) -> np.ndarray:
         """(n,) the model's loss on each labelled row of a tick whose answers are at hand, in row order.
 
@@ -272,21 +277,28 @@ class Past:
         """(n,) the model's losses on ticks `start <= i < stop`, oldest first."""
         return np.concatenate([np.empty(0), *(self.losses(model, t) for t in range(start, stop))])
 
-    def _judged(self, who: _Who, tick: int) -> np.ndarray:
+    def paired(self, model: Trained, tick: int) -> tuple[list[Any], np.ndarray]:
+        """The model's answers to the labelled rows of a tick, and their labels, in row order. Raises as `losses`."""
+        return self._paired((model.code, model.model), tick)
+
+    def _paired(self, who: _Who, tick: int) -> tuple[list[Any], np.ndarray]:
         if not self.ticks[tick].rows:
-            return np.empty(0)
+            return [], np.empty(0)
         answers = self._answers[who, tick]
         if isinstance(answers, dict):
             raise InvalidInput(answers["code"], answers["message"], **answers.get("facts", {}))
         seen = self._read(tick)
-        kept = [a for a, ok in zip(answers, seen.valid, strict=True) if ok]
+        return [a for a, ok in zip(answers, seen.valid, strict=True) if ok], seen.labels
+
+    def _judged(self, who: _Who, tick: int) -> np.ndarray:
+        kept, labels = self._paired(who, tick)
         if not kept:
             return np.empty(0)
-        rows = None
+        seen, rows = self._read(tick), None
         if callable(self.ctx.app.metric):
             whole = frames.read_parquet(self.ctx.store.objects.get(self.ticks[tick].part.object))
             rows = frames.to_frame(frames.take(whole, seen.valid), "pandas")
-        return np.asarray(self.ctx.metric.losses(kept, seen.labels, rows), dtype=np.float64)
+        return np.asarray(self.ctx.metric.losses(kept, labels, rows), dtype=np.float64)
 
     def _job(self, trained: Trained, ticks: Sequence[int]) -> Job:
         parts = [self.ticks[t].part.object for t in ticks]
