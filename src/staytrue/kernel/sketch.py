@@ -9,7 +9,11 @@ without reading a row. Hence only counts, extremes and exact sums are kept:
   their order.
 - text: counts by category. Beyond 1,000 categories those whose hash is smallest keep their name and the others fall
   into 256 bins; "smallest hash" (rather than "most frequent") is what makes a merge of merges exact.
-- times: counts by day. Lists: their lengths.
+- texts too by length and by class of character (`sketch_text.py`).
+- times: counts by day. Lists: their lengths, and their items by place (`sketch_list.py`).
+
+Sketches made before characters and items were counted lack these fields; merged with newer ones they add nothing to
+them.
 """
 
 from __future__ import annotations
@@ -25,15 +29,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from staytrue.errors import InvalidInput
+from staytrue.kernel.sketch_list import PLACES, items_by_place
+from staytrue.kernel.sketch_text import characters, merged_characters
 
 __all__ = [
     "Kind",
     "Sketch",
     "category",
+    "category_group",
+    "coverage",
     "describe",
+    "distinct",
     "exact_sum",
+    "is_cut",
     "kind_of",
     "merge",
+    "moments",
     "moved",
     "psi",
     "quantile",
@@ -208,6 +219,70 @@ def describe(s: Sketch) -> dict[str, Any]:
     return told
 
 
+def distinct(s: Sketch) -> int:
+    """How many different texts came: exact up to 1,000, else an estimate, right to about 3 % (one standard error).
+
+    From the bar of hashes below which every category kept its name: n names below a share b of all hashes are about
+    n / b in all.
+
+    Args:
+        s: a sketch of texts, or one place of a list's `items`.
+
+    Source:
+        Bar-Yossef et al., "Counting distinct elements in a data stream", RANDOM 2002.
+
+    Example:
+        >>> distinct(sketch(np.array(["a", "b", "a"], object), np.ones(3, bool), "text"))
+        2
+    """
+    names = len(s["categories"])
+    return names if s["bar"] is None else round(names / (s["bar"] / 2**64))
+
+
+def coverage(s: Sketch, top: int = 10) -> dict[str, Any]:
+    """Which items lists hold: how many different, the most frequent with their counts, and by place.
+
+    Args:
+        s: a sketch of lists.
+        top: how many items to name; among those that kept their name, all while they are at most 1,000.
+
+    Returns:
+        `items`: how many in all; `distinct`; `top`: name -> count; `places`: for each bucket of places (1, 2-3, 4-7,
+        8 and after, named by its beginning) the same three. Zeros and empty when no item is known.
+
+    Example:
+        >>> rankings = np.empty(2, object)
+        >>> rankings[:] = [[7, 9], [7]]
+        >>> coverage(sketch(rankings, np.ones(2, bool), "list"))["top"]
+        {'7': 2, '9': 1}
+    """
+    places = s.get("items") or {str(place): _capped(Counter(), Counter()) for place in PLACES}
+    return _covered(_merged_categories(list(places.values())), top) | {
+        "places": {place: _covered(items, top) for place, items in places.items()}
+    }
+
+
+def _covered(items: Sketch, top: int) -> dict[str, Any]:
+    ranked = sorted(items["categories"].items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "items": sum(items["categories"].values()) + sum(items["other"].values()),
+        "distinct": distinct(items),
+        "top": {name[1:]: n for name, n in ranked[:top]},
+    }
+
+
+def moments(s: Sketch) -> tuple[float, float] | None:
+    """Mean and standard deviation of the finite values of a number sketch, from exact sums; None when either has none.
+
+    Example:
+        >>> moments(sketch(np.array([1.0, 3.0]), np.ones(2, bool), "number"))
+        (2.0, 1.0)
+    """
+    told = _moments(s)
+    mean, std = told["mean"], told["std"]
+    return None if mean is None or std is None else (mean, std)
+
+
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 # 6 bits of the mantissa: 64 buckets a power of two, each at most 1/64 wide, so its middle is within 0.8 % of all in it.
@@ -371,11 +446,19 @@ def _merged_bools(parts: list[Sketch]) -> Sketch:
 
 
 def _of_lists(values: NDArray[Any]) -> Sketch:
-    return {"lengths": _sizes([len(value) for value in values])}
+    made: Sketch = {"lengths": _sizes([len(value) for value in values])}
+    by_place = items_by_place(values)
+    if any(by_place.values()):
+        made["items"] = {place: _capped(_named(items), Counter()) for place, items in by_place.items()}
+    return made
 
 
 def _merged_lists(parts: list[Sketch]) -> Sketch:
-    return {"lengths": merge(_sizes([]), *(part["lengths"] for part in parts))}
+    made: Sketch = {"lengths": merge(_sizes([]), *(part["lengths"] for part in parts))}
+    known = [part["items"] for part in parts if "items" in part]
+    if known:
+        made["items"] = {str(place): _merged_categories([items[str(place)] for items in known]) for place in PLACES}
+    return made
 
 
 def _sizes(lengths: list[int]) -> Sketch:
@@ -387,13 +470,27 @@ def _of_texts(values: NDArray[Any]) -> Sketch:
     lengths = np.repeat(
         np.fromiter(map(len, by_text), np.int64, len(by_text)), np.fromiter(by_text.values(), np.int64, len(by_text))
     )
-    by_name: Counter[str] = Counter()
-    for text, n in by_text.items():
-        by_name[category(text)] += n
-    return {"lengths": sketch(lengths, np.ones(len(lengths), np.bool_), "number")} | _capped(by_name, Counter())
+    return {
+        "lengths": sketch(lengths, np.ones(len(lengths), np.bool_), "number"),
+        "characters": characters(by_text),
+        **_capped(_named(by_text), Counter()),
+    }
 
 
 def _merged_texts(parts: list[Sketch]) -> Sketch:
+    made = {"lengths": merge(_sizes([]), *(part["lengths"] for part in parts)), **_merged_categories(parts)}
+    known = [part["characters"] for part in parts if "characters" in part]
+    return made | {"characters": merged_characters(known)} if known else made
+
+
+def _named(by_text: Counter[str]) -> Counter[str]:
+    by_name: Counter[str] = Counter()
+    for text, n in by_text.items():
+        by_name[category(text)] += n
+    return by_name
+
+
+def _merged_categories(parts: list[Sketch]) -> Sketch:
     by_name: Counter[str] = Counter()
     other: Counter[str] = Counter()
     for part in parts:
@@ -401,10 +498,11 @@ def _merged_texts(parts: list[Sketch]) -> Sketch:
         other.update(part["other"])
     # A name that one part dropped may stand in another whose own names are few: the lowest bar of all parts holds.
     bar = min((part["bar"] for part in parts if part["bar"] is not None), default=None)
-    return {"lengths": merge(_sizes([]), *(part["lengths"] for part in parts))} | _capped(by_name, other, bar)
+    return _capped(by_name, other, bar)
 
 
 _LONGEST_NAME: Final = 64
+_CUT_NAME: Final = 58
 
 
 def category(text: str) -> str:
@@ -416,6 +514,29 @@ def category(text: str) -> str:
     """
     # With a sign before it a text never looks like the digest of an object, which stored documents mean as a reference.
     return "=" + (text if len(text) <= _LONGEST_NAME else f"{text[:40]}…{_hash(text):016x}")
+
+
+def is_cut(name: str) -> bool:
+    """Whether a category's name may be the beginning and hash of a long text.
+
+    Example:
+        >>> is_cut(category("porto")), is_cut(category("x" * 65))
+        (False, True)
+    """
+    return len(name) == _CUT_NAME and name[41] == "…"
+
+
+def category_group(name: str) -> int:
+    """The bin, in 0..255, in which a category is counted once it has lost its name.
+
+    Args:
+        name: as `category` gives it.
+
+    Example:
+        >>> category_group(category("porto"))
+        6
+    """
+    return _hash(name) % _BINS
 
 
 def _hash(text: str) -> int:

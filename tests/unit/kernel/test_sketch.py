@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from staytrue.errors import InvalidInput
+from staytrue.kernel import sketch_text
 from staytrue.kernel.canonical_json import canonical_json
-from staytrue.kernel.sketch import describe, kind_of, merge, moved, psi, quantile, sketch
+from staytrue.kernel.sketch import coverage, describe, distinct, kind_of, merge, moved, psi, quantile, sketch
 
 
 def of(values, kind="number"):
@@ -95,6 +96,76 @@ def test_lists_say_how_long_they_are():
     told = describe(of([np.arange(3), np.arange(5), None], "list"))
 
     assert (told["rows"], told["nulls"], told["min"], told["max"]) == (3, 1, 3.0, 5.0)
+
+
+def test_texts_say_what_they_are_made_of():
+    made = of(["Ab 1", "ü!", "", None, "漢字", "Ab 1"], "text")["characters"]
+
+    assert made["texts"] == 5
+    assert made["sums"] == {"letters": 4, "digits": 2, "spaces": 2, "punctuation": 1, "non_ascii": 3, "upper": 2}
+    assert made["shares"]["non_ascii"] == [3, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert made["shares"]["letters"] == [3, 0, 0, 0, 2, 0, 0, 0, 0]
+    assert all(sum(bins) == 5 for bins in made["shares"].values())
+
+
+def test_odd_texts_are_counted_too():
+    made = of(["\ud800", "\udc00", "\x00", "x" * 100_000, "\U0001f600\u200b"], "text")["characters"]
+
+    assert made["sums"]["non_ascii"] == 4
+    assert made["sums"]["letters"] == 100_000
+
+
+def test_characters_are_counted_alike_in_batches(monkeypatch):
+    texts = [f"{'A' * (at % 5)}{at}" for at in range(300)]
+    whole = of(texts, "text")
+
+    monkeypatch.setattr(sketch_text, "_BATCH", 64)
+
+    assert of(texts, "text") == whole
+
+
+def test_a_sketch_that_knows_no_characters_merges_with_one_that_does():
+    new = of(["a1", "b"], "text")
+    old = {field: value for field, value in new.items() if field != "characters"}
+
+    merged = merge(old, new)
+
+    assert merged["characters"] == new["characters"]
+    assert merged["count"] == 4
+    assert "characters" not in merge(old, old)
+    assert moved(old, new) == psi(old, new) == 0
+    assert canonical_json(merge(merge(old, new), new)) == canonical_json(merge(old, merge(new, new)))
+
+
+def test_a_sketch_that_knows_no_items_merges_with_one_that_does():
+    new = of([np.array([7, 8])], "list")
+    old = {"is": "list", "count": 1, "nulls": 0, "lengths": new["lengths"]}
+
+    assert merge(old, new)["items"] == new["items"]
+    assert merge(old, old) == old | {"count": 2, "lengths": merge(old["lengths"], old["lengths"])}
+    assert coverage(old)["distinct"] == 0
+
+
+def test_rankings_say_which_items_they_show_and_where():
+    shown = coverage(of([np.arange(10), np.array([0, 3]), [], None, ["a", None, 2.5]], "list"))
+
+    assert (shown["items"], shown["distinct"]) == (13, 11)
+    assert shown["top"] == {"0": 2, "3": 2} | dict.fromkeys(("1", "2", "4", "5", "6", "7", "8", "9"), 1)
+    assert shown["places"]["1"] == {"items": 3, "distinct": 2, "top": {"0": 2, "a": 1}}
+    assert {place: one["items"] for place, one in shown["places"].items()} == {"1": 3, "2": 3, "4": 4, "8": 3}
+
+
+def test_vectors_and_keys_have_no_items():
+    assert "items" not in of([np.ones(3), np.zeros(3)], "list")
+    assert "items" not in of(["key-1", "key-2"], "list")
+
+
+def test_distinct_counts_are_right_to_some_percent():
+    for n in (10, 1_000, 1_001, 20_000):
+        assert distinct(of([f"user-{at}" for at in range(n)] * 2, "text")) == pytest.approx(n, rel=0.1)
+    assert coverage(of([np.arange(at, at + 20) for at in range(5_000)], "list"))["distinct"] == pytest.approx(
+        5_019, rel=0.1
+    )
 
 
 def test_sketches_are_json():
