@@ -153,8 +153,9 @@ def few_labels(
     labels = _bounds(alone, left=left, most=most, alpha=alpha, exact=plain and most is not None)
     if guess is None or expected_mean is None or n < _FEWEST_FOR_PPI or not guess.std() > 0:
         return FewLabels(rows=loss.size, units=n, labels=labels, ppi=None, weight=0.0, alike=0.0, chosen="labels")
-    tuned, alike = _tuned(loss, guess, weight)
-    helped = _moments(loss - tuned * guess, weight, units, n, spent=2)
+    tuned, alike, pull = _tuned(loss, guess, weight)
+    # A row that pulls at the weight lies too near to what the weight makes of it: as in HC3 it counts as if left out.
+    helped = _moments(loss - tuned * guess, weight / np.maximum(1 - pull, 0.1), units, n, spent=2, whole=weight)
     helped = helped._replace(mean=helped.mean + tuned * expected_mean)
     ppi = _bounds(helped, left=left, most=most, alpha=alpha, exact=False)
     chosen: Literal["labels", "ppi"] = "ppi" if ppi.error < labels.error else "labels"
@@ -297,12 +298,15 @@ class _Moments(NamedTuple):
     freedom: int
 
 
-def _moments(values: Floats, weight: Floats, units: Ints, n: int, *, spent: int) -> _Moments:
-    """The weighted mean, linearised: what each unit adds to its error."""
+def _moments(
+    values: Floats, weight: Floats, units: Ints, n: int, *, spent: int, whole: Floats | None = None
+) -> _Moments:
+    """The mean weighted by `whole`, and its error, to which each unit adds by `weight` (the same when left out)."""
     if not n:
         return _Moments(math.nan, math.nan, 0.0, 0, 0)
-    total = float(weight.sum())
-    mean = float(weight @ values) / total
+    by = weight if whole is None else whole
+    total = float(by.sum())
+    mean = float(by @ values) / total
     added = np.bincount(units, weights=weight * (values - mean) / total, minlength=n)
     squares = float(added @ added)
     if n <= spent or squares <= 0:
@@ -311,14 +315,15 @@ def _moments(values: Floats, weight: Floats, units: Ints, n: int, *, spent: int)
     return _Moments(mean, squares * n / (n - spent), skewness, n, n - spent)
 
 
-def _tuned(loss: Floats, guess: Floats, weight: Floats) -> tuple[float, float]:
-    """The weight of the estimate that makes the variance least, and how alike loss and estimate are."""
+def _tuned(loss: Floats, guess: Floats, weight: Floats) -> tuple[float, float, Floats]:
+    """The weight of the estimate that makes the variance least, how alike loss and estimate are, and each row's leverage."""
     total = weight.sum()
     x, y = guess - weight @ guess / total, loss - weight @ loss / total
     spread, other, both = float(weight @ (x * x)), float(weight @ (y * y)), float(weight @ (x * y))
     if spread <= 0 or other <= 0:
-        return 0.0, 0.0
-    return max(both / spread, 0.0), both / math.sqrt(spread * other)
+        return 0.0, 0.0, np.zeros(loss.size)
+    pull: Floats = weight * x * x / spread
+    return max(both / spread, 0.0), both / math.sqrt(spread * other), pull
 
 
 def _bounds(found: _Moments, *, left: float, most: float | None, alpha: float, exact: bool) -> Bounds:
