@@ -12,7 +12,7 @@ need_demo = venv=$$($(PYTHON) scripts/bootstrap.py demo) && bin="$$venv/bin"
 need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint check fault bench bench-serve bench-loop drill drill-shop drill-chaos docs clean
+.PHONY: help demo test slow lint check fault bench bench-serve bench-loop bench-health drill drill-shop drill-chaos docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -59,6 +59,9 @@ bench-serve:  ## what an answer over HTTP costs, beside FastAPI, mlflow and othe
 
 bench-loop:  ## what the loop costs, and how soon it acts; DBOS_PYTHON names a Python with dbos to compare with
 	@$(need_dev) && "$$bin/python" benchmarks/loop.py && "$$bin/python" benchmarks/trials.py
+
+bench-health:  ## what a profile of a window costs, beside one summing pass, Evidently and others; EVIDENTLY_PYTHON names a Python that has it
+	@$(need_dev) && "$$bin/python" benchmarks/health.py
 
 docs:  ## the pages as HTML in site/
 	@$(need_dev) && "$$bin/python" scripts/docs.py
