@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from staytrue.kernel.health import Health, health
 from staytrue.kernel.incidents import Incident
@@ -39,8 +39,8 @@ class Look:
         """What it saw of a release: numbers about another one say nothing about it."""
         return self.seen if release and self.seen.get("champion") == release else {}
 
-    def judged_at(self, wall: datetime, at: Literal["now", "end"] | None) -> datetime:
-        """The moment to judge it by: now, its own, or (None) its own if it was a replay's or is a running controller's."""
+    def judged_at(self, wall: datetime, at: str | None) -> datetime:
+        """The moment to judge it by: `now`, its own (`end`), or (None) its own if it was a replay's or a running controller's."""
         return self.at if self.at and (at == "end" or (at is None and self.as_of_then)) else wall
 
 

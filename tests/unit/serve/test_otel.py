@@ -248,7 +248,7 @@ def test_a_collector_that_is_away_is_counted_said_once_and_does_not_print(clean,
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
         clean.setenv(ENDPOINT, f"http://anna:secret@127.0.0.1:{taken.getsockname()[1]}")
-        clean.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
+        clean.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
         sender = start()
         round_of(sender)
         round_of(sender)
