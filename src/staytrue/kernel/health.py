@@ -112,10 +112,12 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     if not rows or loss is None or interval is None:
         return Health(state="unknown", sentence=f"unknown: {rows} labels were seen", evidence=evidence)
     bounds = f"{loss:.4g} a row ({interval[0]:.4g} .. {interval[1]:.4g}, {rows:,} rows)"
-    if alarms:
-        return Health(
-            state="harmed", sentence=f"harmed: {', '.join(alarms)} alarm open; loss {bounds}", evidence=evidence
-        )
+    if "harm" in alarms:
+        return Health(state="harmed", sentence=f"harmed: harm alarm open; loss {bounds}", evidence=evidence)
+    if "silence" in alarms:
+        sentence = f"unknown: rows or labels have fallen silent; before that loss {bounds}"
+        return Health(state="unknown", sentence=sentence, evidence=evidence)
+    aside = "".join(f"; {_ASIDE[name]}" for name in alarms if name in _ASIDE)
     if fresh_loss is None:
         return Health(
             state="unknown",
@@ -124,7 +126,13 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
         )
     if interval[0] > fresh_loss:
         return Health(state="harmed", sentence=f"harmed: loss {bounds}, {fresh_loss:.4g} when fresh", evidence=evidence)
-    return Health(state="right", sentence=f"right: loss {bounds}, {fresh_loss:.4g} when fresh", evidence=evidence)
+    return Health(
+        state="right", sentence=f"right: loss {bounds}, {fresh_loss:.4g} when fresh{aside}", evidence=evidence
+    )
+
+
+_ASIDE = {"shift": "inputs or answers moved, without harm", "fault": "rows are in quarantine"}
+"""Alarms with which an app whose labels say so is right."""
 
 
 def _unseen(looked_at: datetime | None, now: datetime, *, runs: bool, stale_after: timedelta) -> str:

@@ -26,7 +26,7 @@ _CALMS = frozenset({"calmed"})
 """A retraining brought nothing better: what the champion loses now is what fresh means, and the alarm is over."""
 _OPENS = frozenset({"alarm", "tripped", "serve_failed", "waiting", "failed"})
 
-KINDS = tuple(sorted(_ACTS | _CALMS | _ENDS | _STEPS_BACK | _ONCE | _OPENS))
+KINDS = tuple(sorted({"noted"} | _ACTS | _CALMS | _ENDS | _STEPS_BACK | _ONCE | _OPENS))
 """The kinds of events that incidents are folded from; all others change nothing."""
 
 _LOSSES = frozenset({"harm", "shift", "answers"})
@@ -90,7 +90,7 @@ def fold(before: Open, event: Told) -> tuple[Open, list[Incident]]:  # noqa: PLR
 
     What is over from the start (a challenger that was cut off, a commit that was refused) is one change, to `resolved`.
     """
-    if event.kind == "alarm":
+    if event.kind == "alarm" or (event.kind == "noted" and event.body.get("state") == "resolved"):
         return _alarm(before, event)
     if event.kind == "tripped" and event.body.get("role") == "challenger":
         return before, [_new(("release", str(event.body.get("guard"))), event, "resolved")]

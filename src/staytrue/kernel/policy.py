@@ -291,6 +291,8 @@ class Settings:
     """Newest rows that the backtest keeps away from the challenger; at most half of what came since the champion's training."""
     alpha: float = 0.01
     """Chance of a wrong promotion or rollback over the app's whole life."""
+    false_alarms: float = 0.05
+    """Chance of any false alarm in a year in which nothing is wrong, all columns and segments together."""
     margin: float = 0.02
     """How much worse still counts as not worse, as a share of the champion's loss."""
     trial_days: float = 42.0
@@ -356,6 +358,7 @@ _RANGES = (
     ("holdout", 20, 10_000_000),
     ("alpha", 1e-9, 0.5),
     ("margin", 0.0, 1.0),
+    ("false_alarms", 1e-6, 0.5),
     ("trial_days", 0.0, 3650.0),
     ("trial_rows", 1, 10**12),
     ("watch_rows", 0, 10**12),

@@ -10,23 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from staytrue.errors import StaytrueError
 from staytrue.kernel.admission import Admission, admission, not_after
+from staytrue.kernel.budget import arl
 from staytrue.kernel.duration import duration
 from staytrue.kernel.policy import Decision, Known, Policy, Settings, decide
 from staytrue.kernel.release import Digest
+from staytrue.kernel.remedy import AlarmKind, remedy
 from staytrue.kernel.rollout import Step, in_canary, moved, steps
 from staytrue.kernel.schedule import quiet
+from staytrue.loop.answers import AnswerWatch
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
 from staytrue.loop.deliver import note_failure
+from staytrue.loop.inputs import InputWatch
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.past import Past
 from staytrue.loop.release import checked_out, new_release
+from staytrue.loop.rhythm import Break, Rhythm
 from staytrue.loop.shelf import Found, Kept, Shelf
 from staytrue.loop.train import TRAININGS, Trained, train
 from staytrue.loop.trial import Backtest, Pairs, Sums, Trial, backtest, inputs, pairs
@@ -133,6 +138,9 @@ class Life:
     """The last retraining knew the labels of ticks before this one."""
     watch: Watch = field(default_factory=Watch)
     shelf: Shelf = field(default_factory=Shelf)
+    inputs: InputWatch | None = None
+    answers: AnswerWatch | None = None
+    rhythm: Rhythm | None = None
     outside: tuple[str, ...] = ()
     """Kinds of open alarms that are not about what the champion answers, but about where the rows come from."""
     retraining: Retraining | None = None
@@ -224,13 +232,19 @@ class Life:
         self.began = self.lived = self.past.first
         self.known = max(self._known_by(now, 0), self.known)
         self.tried = stop
+        self._watch_inputs(self.lived)
+        self.rhythm = Rhythm.of(self.past, self.known, self.arl("silence"))
+        self.watch.arl = self.arl("harm")
 
     def tick(self, tick: int) -> Steps[None]:
         """Live through one tick: its rows are answered, labels that are due are learned from, and what follows is decided."""
         self._serve(tick)
         now = self.now(tick)
+        self._look_at_inputs(tick, now)
+        self._note_silence(self.rhythm.came(self.past, tick) if self.rhythm else None, now)
         known = self._known_by(now, self.known)
         for matured in range(max(self.known, self.began), known):
+            self._note_silence(self.rhythm.labelled(self.past, matured) if self.rhythm else None, now)
             yield from self._learn(matured, now)
         self.known = known
         self.lived = tick + 1
@@ -260,6 +274,58 @@ class Life:
             return 0, stop
         since = self.past.ticks[stop - 1].part.until - duration(window)
         return sum(t.part.since < since for t in self.past.ticks[:stop]), stop
+
+    def _watch_inputs(self, begun: int) -> None:
+        """Compare inputs with the rows of this champion's training from now on."""
+        start, stop = self._training_span(self.stop) if self.stop else (0, 0)
+        self.inputs = InputWatch(start=start, stop=stop, begun=begun, arl=self.arl("shift"))
+        self.answers = AnswerWatch(arl=self.arl("shift"), warm=self.watch.books.warm)
+
+    def arl(self, kind: Literal["harm", "shift", "silence"]) -> float:
+        """Mean number of ticks between two false alarms of a detector of this kind, at least."""
+        of_a_kind = {"harm": 1, "shift": 2, "silence": 2}  # inputs and answers; rows and labels
+        return arl(
+            kind,
+            ticks_per_year=timedelta(days=365) / self.past.spec.every,
+            alpha=self.settings.false_alarms,
+            kinds=tuple(of_a_kind),
+            detectors=of_a_kind[kind],
+        )
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether labels of late say what the champion loses."""
+        return any(rows for rows, _ in self.recent) and self.watch.books.loss is not None
+
+    def _look_at_inputs(self, tick: int, now: datetime) -> None:
+        turn = self.inputs.seen(self.past, tick) if self.inputs else None
+        if turn is not None:
+            self._note_shift("inputs", turn.sentence if turn.opened else "", now, turn.numbers)
+
+    def _look_at_answers(self, tick: int, now: datetime) -> None:
+        said = self.answers.seen(tick, self.past.answers(self.champion, tick)) if self.answers else None
+        if said is not None:
+            self._note_shift("answers", said, now, {})
+
+    def _note_shift(self, what: str, moved: str, now: datetime, numbers: Mapping[str, Any]) -> None:
+        """Inputs or answers moved (or, without a word, look as before again): an alarm only if nobody knows what it does."""
+        if not moved:
+            sentence = f"Shift over: the {what} look as they did before."
+            self._tell("noted", sentence, now, self.release, {}, alarm="shift", what=what, state="resolved")
+            return
+        found = remedy("harm" if self.watch.alarmed else "shift", labelled=self.is_labelled)
+        sentence = f"Shift of the {what}: {moved}. {found.why[0].upper()}{found.why[1:]}."
+        kind = "alarm" if found.tells else "noted"
+        self._tell(kind, sentence, now, self.release, short(numbers), alarm="shift", what=what, state="opened")
+
+    def _note_silence(self, broken: Break | None, now: datetime) -> None:
+        if broken is None:
+            return
+        follows = f" {remedy('silence').why.capitalize()}." if broken.opened else ""
+        sentence = f"Silence alarm{'' if broken.opened else ' over'}: {broken.sentence}.{follows}"
+        state = "opened" if broken.opened else "resolved"
+        numbers = short(broken.numbers)
+        self._tell("alarm", sentence, now, self.release, numbers, alarm="silence", what=broken.what, state=state)
 
     def _serve(self, tick: int) -> None:
         """Note who answers the tick's rows: the champion, and whoever is on trial or kept warm beside it."""
@@ -306,6 +372,7 @@ class Life:
         shown = self.by_tick[tick] = self._learn_trial(served, tick, losses, now)
         self.recent = [*self.recent, (len(shown), float(shown.sum()))][-_RECENT_TICKS:]
         if served.champion == self.release:
+            self._look_at_answers(tick, now)
             self._learn_champion(tick, losses, now)
         if self.rollback and served.watch == self.rollback.number:
             self._learn_rollback(self.rollback, tick, losses, now)
@@ -420,7 +487,11 @@ class Life:
     @property
     def alarms(self) -> tuple[str, ...]:
         """Kinds of the alarms that stand open."""
-        own = ["harm"] if self.watch.alarmed else []
+        moved = (self.inputs and self.inputs.is_open) or (self.answers and self.answers.is_open)
+        silent = bool(self.rhythm and self.rhythm.open_)
+        own = [
+            kind for kind, is_open in (("harm", self.watch.alarmed), ("shift", moved), ("silence", silent)) if is_open
+        ]
         return tuple(dict.fromkeys([*own, *self.outside]))
 
     def _admitted(self, now: datetime) -> bool:
@@ -674,6 +745,7 @@ class Life:
                 rows_left=self.settings.watch_rows,
             )
         self.watch.renew(trial.lost)
+        self._watch_inputs(self.lived)
         self.trial, self.waiting, self.setbacks = None, None, 0
 
     def reject(self, now: datetime, verdict: str, why: str, numbers: Mapping[str, Any]) -> None:
@@ -720,6 +792,7 @@ class Life:
         self.rollback = None
         self.setbacks += 1
         self.watch.renew(Sums())
+        self._watch_inputs(self.lived)
         self._tell(
             "rolled_back",
             f"Release {bad[:8]} rolled back to {self.release[:8]}: {sentence}.",
@@ -729,7 +802,7 @@ class Life:
             roles={"champion": (self.release, 1.0), "previous": (None, 0.0)},
         )
 
-    def _alarm(self, kind: str, sentence: str, now: datetime, numbers: Mapping[str, Any]) -> None:
+    def _alarm(self, kind: AlarmKind, sentence: str, now: datetime, numbers: Mapping[str, Any]) -> None:
         told = {"alarm": kind, **numbers}
         self._tell(
             "alarm", f"{kind.capitalize()} alarm: {sentence}", now, self.release, told, alarm=kind, state="opened"

@@ -20,7 +20,10 @@ from staytrue.kernel.evidence import Differences, Harm
 from staytrue.kernel.policy import Decision, Freshness
 from staytrue.kernel.release import Digest
 from staytrue.kernel.rollout import Step
+from staytrue.loop.answers import AnswerWatch
+from staytrue.loop.inputs import InputWatch
 from staytrue.loop.life import Life, Retraining, Served, Waiting
+from staytrue.loop.rhythm import Rhythm
 from staytrue.loop.shelf import Kept, Shelf
 from staytrue.loop.train import Trained
 from staytrue.loop.trial import Pairs, Sums, Trial
@@ -30,6 +33,7 @@ __all__ = ["FORM", "recall", "remember"]
 
 FORM: Final = 2
 """The form of the document; one of another form is not read, and the watch begins anew."""
+_SPAN: Final = ("start", "stop", "begun")
 _POSITIONS: Final = ("stop", "began", "lived", "known", "tried")
 
 
@@ -42,6 +46,9 @@ def remember(life: Life) -> dict[str, Any]:
         **{name: _time(life, getattr(life, name)) for name in _POSITIONS},
         "watch": _watch_document(life.watch),
         "shelf": _shelf_document(life),
+        "answers": life.answers and life.answers.document(),
+        "rhythm": life.rhythm and life.rhythm.document(),
+        "inputs": life.inputs and _inputs_document(life, life.inputs),
         "retraining": life.retraining
         and {"now": life.retraining.now.isoformat(), "known": _time(life, life.retraining.known)},
         "trial": life.trial and _trial_document(life, life.trial),
@@ -80,7 +87,11 @@ def _recall(life: Life, document: Mapping[str, Any]) -> None:
     for name in _POSITIONS:
         setattr(life, name, _tick(life, document[name]))
     life.watch = _watch(document["watch"])
+    life.watch.arl = life.arl("harm")
     life.shelf = _shelf(life, document.get("shelf"))
+    life.answers = AnswerWatch.from_document(document["answers"]) if document.get("answers") else None
+    life.rhythm = Rhythm.from_document(document["rhythm"]) if document.get("rhythm") else None
+    life.inputs = _inputs(life, document["inputs"]) if document.get("inputs") else None
     under_way = document["retraining"]
     if under_way:
         now = datetime.fromisoformat(under_way["now"])
@@ -143,6 +154,15 @@ def _shelf(life: Life, document: Mapping[str, Any] | None) -> Shelf:
             shelf.kept.append(Kept(release=release, trained=trained, stop=_tick(life, one["stop"])))
     shelf.looked = _tick(life, document["looked"]) if document else 0
     return shelf
+
+
+def _inputs_document(life: Life, inputs: InputWatch) -> dict[str, Any]:
+    return {"is_open": inputs.is_open, **{name: _time(life, getattr(inputs, name)) for name in _SPAN}}
+
+
+def _inputs(life: Life, document: Mapping[str, Any]) -> InputWatch:
+    start, stop, begun = (_tick(life, document[name]) for name in _SPAN)
+    return InputWatch(start=start, stop=stop, begun=begun, is_open=bool(document["is_open"]), arl=life.arl("shift"))
 
 
 def _pairs_document(pairs: Pairs) -> dict[str, Any]:

@@ -19,8 +19,6 @@ __all__ = ["Rise", "RollbackWatch", "Watch"]
 
 _TOLERANCE = 0.1
 """A rise below this share of the fresh loss is not worth an alarm."""
-_ARL = 1000.0
-"""Blocks between two false harm alarms, on average, at least: with a block a day, nearly three years."""
 _SCALE_SPREADS = 5
 
 
@@ -41,6 +39,8 @@ class Watch:
     books: Freshness = field(default_factory=Freshness)
     harm: Harm | None = None
     alarmed: bool = False
+    arl: float = 1000.0
+    """Mean number of blocks between two false harm alarms, at least."""
     looked_back: bool = False
     """Whether champions of before were looked at since the alarm."""
 
@@ -88,7 +88,7 @@ class Watch:
             baseline=baseline,
             scale=max(baseline + _SCALE_SPREADS * spread, 1e-9),
             tolerance=_TOLERANCE * baseline + spread / max(books.rows, 1) ** 0.5,
-            arl=_ARL,
+            arl=self.arl,
         )
 
 

@@ -63,6 +63,7 @@ __all__ = [
     "history",
     "load",
     "make_part",
+    "part_sketches",
     "read",
     "save",
     "sketches",
@@ -507,6 +508,11 @@ def sketches(objects: LocalObjects, table: Table) -> dict[str, Sketch]:
     Limit: the first call of a process reads one small object a part; later calls remember each month.
     """
     return _together([_chunk_sketches(objects, chunk) for chunk in table.chunks])
+
+
+def part_sketches(objects: LocalObjects, part: Part) -> dict[str, Sketch]:
+    """The sketch of every column of one part; empty for a part without rows."""
+    return _get_sketches(objects, part.sketch) if part.rows else {}
 
 
 def history(objects: LocalObjects, table: Table, *, last: int = 90) -> list[Usual]:
