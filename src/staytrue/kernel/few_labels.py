@@ -396,11 +396,20 @@ def beta_quantile(share: float, a: float, b: float) -> float:
         >>> round(beta_quantile(0.975, 3, 8), 4)
         0.5561
     """
-    low, high = 0.0, 1.0
-    while high - low > 1e-14 * high and high > 1e-300:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _beta_below(middle, a, b) < share else (low, middle)
-    return (low + high) / 2
+    a, b = float(a), float(b)  # numpy's own would warn where Python's go to infinity
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    low, high, x = 0.0, 1.0, a / (a + b)
+    for _ in range(200):
+        beyond = _beta_below(x, a, b) - share
+        low, high = (low, x) if beyond > 0 else (x, high)
+        slope = math.exp(min(front + (a - 1) * math.log(x) + (b - 1) * math.log1p(-x), 700.0))
+        step = x - beyond / slope if slope > 0 else low
+        # Newton's step where it stays between what is known; else half of that.
+        new = step if low < step < high else (low + high) / 2
+        if abs(new - x) <= 1e-13 * x or not 0 < new < 1:
+            return new
+        x = new
+    return x
 
 
 def _beta_below(x: float, a: float, b: float) -> float:
