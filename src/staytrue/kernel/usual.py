@@ -42,7 +42,8 @@ class Usual:
         weights: of each numeric column, (negative, zero, positive) counts.
         peaks: the count of the most frequent bucket, category or truth value of each column.
         decimals: of each numeric column, the fewest decimals with which its sum can be written; -2 when it is a
-            multiple of 100, None when there are too many to tell. At most what its values need, mostly just that.
+            multiple of 100, None when there are too many to tell. At most what its values need, mostly just that. Missing
+            where fractions sum to a whole number.
         categories: of each text or truth column, counts by category; None when they are too many to mean anything.
         prints: a fingerprint of each column's sketch: equal for equal values, in any order.
         cells: of each column, how many buckets, days or categories occur.
@@ -82,7 +83,7 @@ def usual(rows: int, sketches: Mapping[str, Sketch]) -> Usual:
         shapes={name: shape for name, s in numbers.items() if (shape := _shape(s)) is not None},
         weights={name: _weights(s) for name, s in numbers.items()},
         peaks={name: peak for name, s in sketches.items() if (peak := _peak(s, named.get(name)))},
-        decimals={name: _decimals(s) for name, s in numbers.items()},
+        decimals={name: _decimals(s) for name, s in numbers.items() if not _sums_up(s)},
         categories=named,
         prints={name: _print(s) for name, s in sketches.items()},
         cells={name: _cells(s) for name, s in sketches.items()},
@@ -131,6 +132,11 @@ def _cells(s: Sketch) -> int:
 
 def _print(s: Sketch) -> int:
     return int.from_bytes(hashlib.blake2b(canonical_json(s), digest_size=8).digest(), "big")
+
+
+def _sums_up(s: Sketch) -> bool:
+    """Whether fractions sum to a whole number, as those of a calendar do: the sum tells nothing of their decimals."""
+    return bool(s["fractions"]) and (_decimals(s) or 0) <= 0 and _decimals(s) is not None
 
 
 def _decimals(s: Sketch) -> int | None:
