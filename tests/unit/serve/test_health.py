@@ -109,7 +109,7 @@ def test_what_the_loop_has_seen_is_what_is_exported(watched):
 
     watched.look()
 
-    assert watched.state == "harmed"
+    assert watched.state == "right"  # inputs moved, and nobody was harmed
     assert watched.said("staytrue_champion_info") == {(RELEASE,): 1}
     found = {name: watched.said(f"staytrue_{name}")[()] for name in ("loss", "loss_low", "loss_high", "loss_rows")}
     assert found == {"loss": 2.5, "loss_low": 2.25, "loss_high": 2.75, "loss_rows": 400}
@@ -126,7 +126,8 @@ def test_what_the_loop_has_seen_is_what_is_exported(watched):
     [
         ({}, [], "right"),
         ({"alarms": ["harm"]}, [], "harmed"),
-        ({"alarms": ["fault", "something new"]}, [], "harmed"),
+        ({"alarms": ["shift", "fault", "something new"]}, [], "right"),
+        ({"alarms": ["silence"]}, [], "unknown"),
         ({"loss_interval": [2.45, 2.9]}, [], "harmed"),
         ({"rows": 0, "loss": None, "loss_interval": None}, [], "unknown"),
         ({"fresh_loss": None}, [], "unknown"),
