@@ -8,6 +8,7 @@ not finite, missing, a new category.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,6 +65,7 @@ class Bins:
             `first`, the item that stands first.
         borders: number: (m + 1,) places where its bins begin, and where the last ends, ascending.
         centre: number: what is subtracted from a value before its bucket is looked up.
+        whole: number: whether training had whole numbers only; for words.
         names: category: with a cell of their own; known: the others that training had twice.
         centroids: vector: (k, d).
     """
@@ -73,6 +75,7 @@ class Bins:
     kind: BinsKind
     borders: tuple[int, ...] = ()
     centre: float = 0.0
+    whole: bool = False
     names: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     centroids: tuple[tuple[float, ...], ...] = ()
@@ -191,7 +194,7 @@ class Bins:
         """Plain JSON; a name stands behind a sign, so that it never looks like the digest of an object."""
         made: dict[str, Any] = {"column": f"={self.column}", "view": self.view, "is": self.kind}
         if self.kind == "number":
-            made |= {"borders": list(self.borders), "centre": self.centre}
+            made |= {"borders": list(self.borders), "centre": self.centre, "whole": self.whole}
         elif self.kind == "category":
             made |= {part: [f"={name}" for name in getattr(self, part)] for part in ("names", "known")}
         elif self.kind == "vector":
@@ -213,6 +216,7 @@ class Bins:
             kind=document["is"],
             borders=tuple(document.get("borders", ())),
             centre=document.get("centre", 0.0),
+            whole=document.get("whole", False),
             names=tuple(name[1:] for name in document.get("names", ())),
             known=tuple(name[1:] for name in document.get("known", ())),
             centroids=tuple(map(tuple, document.get("centroids", ()))),
@@ -227,15 +231,16 @@ class Bins:
         if cell == _NOT_FINITE:
             return "NaN or infinite"
         if cell == self.zero:
-            return f"{self.centre:.6g}"
+            return digits(self.centre)
         if cell == _BELOW:
-            return f"below {_word(_place_low(self.borders[0]) + self.centre)}"
-        low = self.low(cell)
+            return f"below {digits(_place_low(self.borders[0]) + self.centre)}"
+        low = float(self.lows[cell - _BELOW - 1])
         if cell == self.size - 1:
-            return f"{_word(low)} or above"
-        return (
-            f"from {_word(low)} to {_word(_place_low(self.borders[cell - _BELOW - (cell > self.zero)]) + self.centre)}"
-        )
+            return f"{digits(low)} or above"
+        high = _place_low(self.borders[cell - _BELOW - (cell > self.zero)]) + self.centre
+        if self.whole:
+            low, high = math.ceil(low), math.ceil(high) - 1
+        return digits(low) if low >= high else f"from {digits(low)} to {digits(high)}"
 
 
 def number_bins(column: str, view: str, s: Sketch) -> Bins:
@@ -251,7 +256,7 @@ def number_bins(column: str, view: str, s: Sketch) -> Bins:
     apart = np.abs(places) > 1
     places, counts = places[apart], counts[apart]
     if not len(places):
-        return Bins(column=column, view=view, kind="number", borders=(1,))
+        return Bins(column=column, view=view, kind="number", borders=(1,), whole=not s["fractions"])
     middles = np.cumsum(counts) - counts / 2
     bins = np.minimum((QUANTILES * middles / counts.sum()).astype(np.int64), QUANTILES - 1)
     begins = np.flatnonzero((np.diff(bins, prepend=-1) != 0) | (np.diff(np.sign(places), prepend=0) != 0))
@@ -259,7 +264,8 @@ def number_bins(column: str, view: str, s: Sketch) -> Bins:
     if borders[0] < 0:
         # What lies between zero and the smallest number seen belongs to its neighbour on the same side.
         borders[np.searchsorted(borders, 0) :][:1] = 1
-    return Bins(column=column, view=view, kind="number", borders=(*borders.tolist(), int(places[-1]) + 1))
+    ends = (*borders.tolist(), int(places[-1]) + 1)
+    return Bins(column=column, view=view, kind="number", borders=ends, whole=not s["fractions"])
 
 
 def centred_bins(column: str, s: Sketch) -> Bins:
@@ -281,9 +287,8 @@ def centred_bins(column: str, s: Sketch) -> Bins:
     ends = max(s["max"] - mean, mean - s["min"], 2 * half[-1])
     sizes = (np.array([*half, ends]).view(np.int64) >> SHIFT) + 1
     below, above = [-int(size) for size in sizes[::-1]], [int(size) + 1 for size in sizes]
-    return Bins(
-        column=column, view="values", kind="number", borders=tuple(sorted({*below, 1, *above})), centre=float(mean)
-    )
+    borders = tuple(sorted({*below, 1, *above}))
+    return Bins(column=column, view="values", kind="number", borders=borders, centre=mean, whole=not s["fractions"])
 
 
 def is_narrow(s: Sketch) -> bool:
@@ -386,6 +391,16 @@ def nearest_centroid(vectors: NDArray[np.float64], centroids: NDArray[np.float64
     return nearest
 
 
+def digits(value: float) -> str:
+    """A number for people: four digits, and whole ones all of theirs.
+
+    Example:
+        >>> digits(0.123456), digits(22780.0), digits(1e300)
+        ('0.1235', '22,780', '1e+300')
+    """
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
 def group_cell(name: str) -> int:
     """group: the cell of a category, as `category` names it."""
     return group_of(category_group(name))
@@ -410,7 +425,3 @@ def _place_low(place: int) -> float:
     size = place - 1 if place > 0 else -place
     low = float(np.array(min(size, _LAST) << SHIFT, np.int64).view(np.float64))
     return low if place > 0 else -low
-
-
-def _word(value: float | None) -> str:
-    return f"{0.0 if value is None else value:.4g}"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from staytrue.errors import InvalidInput
-from staytrue.kernel.bins import MISSING, NEW, OTHER, Bins
+from staytrue.kernel.bins import MISSING, NEW, OTHER, Bins, digits
 
 __all__ = ["Distances", "Move", "distances", "explain", "moves"]
 
@@ -56,7 +56,10 @@ class Move:
             'The share of lead_time above 120 rose from 3 % to 41 %.'
         """
         word = "rose" if self.after > self.before else "fell"
-        return f"The share of {self.what} {word} from {_percent(self.before)} to {_percent(self.after)}."
+        # As many decimals as it takes to see that the two differ.
+        texts = [tuple(f"{100 * share:.{places}f} %" for share in (self.before, self.after)) for places in (0, 1, 2, 3)]
+        before, after = next((pair for pair in texts if pair[0] != pair[1]), texts[-1])
+        return f"The share of {self.what} {word} from {before} to {after}."
 
 
 def distances(bins: Bins, before: NDArray[np.int64], after: NDArray[np.int64]) -> Distances:
@@ -127,7 +130,7 @@ def explain(bins: Bins, before: NDArray[np.int64], after: NDArray[np.int64]) -> 
         >>> from staytrue.kernel.sketch import sketch
         >>> bins = number_bins("lead_time", "values", sketch(np.array([8.0, 120.0]), np.ones(2, bool), "number"))
         >>> explain(bins, np.array([0, 0, 0, 0, 97, 3, 0]), np.array([0, 0, 0, 0, 59, 41, 0]))
-        'The share of lead_time from 120 to 121 rose from 3 % to 41 %.'
+        'The share of lead_time = 120 rose from 3 % to 41 %.'
     """
     found = moves(bins, before, after, top=1)
     return found[0].sentence if found else f"{_subject(bins)} did not move."
@@ -197,11 +200,13 @@ def _side(bins: Bins, p: NDArray[np.float64], q: NDArray[np.float64]) -> Move | 
     before, after = float(above_p[at]), float(above_q[at])
     if before <= above_p[0] / 2:
         words = (
-            "above " + f"{bins.centre:.4g}" if bins.ordered.start + at == bins.zero + 1 else f"at {border:.4g} or above"
+            "above " + digits(bins.centre)
+            if bins.ordered.start + at == bins.zero + 1
+            else f"at {digits(border)} or above"
         )
         return Move(what=f"{_subject(bins)} {words}", before=before, after=after)
     below = (float(above_p[0]) - before, float(above_q[0]) - after)
-    return Move(what=f"{_subject(bins)} below {border:.4g}", before=below[0], after=below[1])
+    return Move(what=f"{_subject(bins)} below {digits(border)}", before=below[0], after=below[1])
 
 
 def _of_cell(bins: Bins, cell: int, p: NDArray[np.float64], q: NDArray[np.float64]) -> Move:
@@ -214,7 +219,7 @@ def _in_words(bins: Bins, cell: int) -> str:
         return f"missing {subject}"
     if bins.kind == "category" and cell in {NEW, OTHER}:
         return f"{subject} {'hardly or never seen in training' if cell == NEW else 'among the rarer known ones'}"
-    if bins.kind == "number" and cell != bins.zero:
+    if bins.kind == "number" and " " in label:
         return f"{subject} {'at ' if cell == bins.size - 1 else ''}{label}"
     return f"{subject} = {label}"
 
@@ -223,11 +228,3 @@ def _subject(bins: Bins) -> str:
     if bins.view == "values":
         return bins.column
     return f"{bins.column}'s {bins.view.replace('_', '-')}" + (" characters" if bins.kind == "share" else "")
-
-
-def _percent(share: float) -> str:
-    percent = 100 * share
-    # Where whole percents would say "all" or "none" of what is not quite.
-    if 0 < percent < 1:
-        return f"{percent:.2g} %"
-    return f"{percent:.4g} %" if 99 < percent < 100 else f"{percent:.0f} %"

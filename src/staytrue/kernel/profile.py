@@ -198,7 +198,7 @@ def reference(
         >>> from staytrue.kernel.sketch import sketch
         >>> made = reference({"price": sketch(np.array([1.0, 2.0]), np.ones(2, bool), "number")})
         >>> made.bins["price"].label(4)
-        'from 1 to 2'
+        '1'
     """
     samples = {name: np.asarray(sample, np.float64) for name, sample in (vectors or {}).items()}
     around = set(centred)
@@ -402,7 +402,8 @@ class _Given:
             made = _of_vectors(bins, self.present)
         else:
             made = np.array([0, len(self.present)])
-        made[MISSING] += self.nulls
+        if self.nulls:
+            made[MISSING] += self.nulls
         return made
 
     @cached_property
@@ -411,7 +412,9 @@ class _Given:
 
     def _numbers(self, bins: Bins) -> NDArray[np.int64]:
         if bins.view != "length":
-            if not 0 < self.nulls < len(self.valid) // 8:
+            if not self.nulls:
+                return _of_numbers(bins, self.values)
+            if self.nulls > len(self.valid) // 8:
                 return _of_numbers(bins, self.present)
             # A null has a value too, which means nothing: counting all and taking those back is twice as fast.
             return _of_numbers(bins, self.values) - _of_numbers(bins, self.values[~self.valid])

@@ -81,7 +81,7 @@ def test_the_sentence_names_the_smaller_side():
             "The share of x hardly or never seen in training rose from 0 % to 50 %.",
         ),
         (["a", "b"] * 50, ["a"] * 99 + ["b"], "string", "The share of x = 'a' rose from 50 % to 99 %."),
-        ([True] * 199 + [False], [True, False] * 50, "bool", "The share of x = false rose from 0.5 % to 50 %."),
+        ([True] * 199 + [False], [True, False] * 50, "bool", "The share of x = false rose from 0 % to 50 %."),
         ([1.0, 2.0], [1.0, 2.0], "float64", "x did not move."),
         ([1.0, 2.0], [], "float64", "x did not move."),
     ],
