@@ -12,11 +12,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from staytrue.cli import label as verb
 from staytrue.cli.screen import Screen
 from staytrue.errors import InvalidInput
+from staytrue.kernel.confidence import Calibration, fold, scores
 from staytrue.kernel.traffic import Label
 from staytrue.loop.label import Judge, draw, standing, take
 from staytrue.store import frames
@@ -322,6 +324,24 @@ def test_it_says_how_many_labels_there_are_and_what_100_more_would_bring(place, 
     assert "30 of 200 predictions" in said
     assert "10 of 40" in said
     assert "100 more" in said
+
+
+def test_the_estimate_of_the_champions_answers_helps_the_labels(place):
+    rows = drawn(place, 60)
+    # An answer of 9 is off by 9, one of 0 is right.
+    taken(place, "id,label\n" + "".join(f"{row['id']},{2 * row['answer']}\n" for row in rows))
+    answers = np.tile(np.arange(10.0), 100)
+    first = scores("mae", answers)
+    state = fold(Calibration.fresh(first, scale=4.5), 0, first, answers)
+
+    found = standing(
+        place.store, "rates", now=NOW, span=WEEK, judge=Judge(metric="mae", key="booking", calibration=state)
+    )
+
+    assert found.few is not None
+    assert found.few.chosen == "ppi"
+    assert found.few.best.half_width < 0.2 * found.few.labels.half_width
+    assert found.few.best.mean == pytest.approx(4.5, abs=0.05)  # of all 200 rows
 
 
 def test_without_a_label_nothing_is_said_of_the_loss(place, capsys):

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from staytrue.errors import InvalidInput, StaytrueError, Unavailable
-from staytrue.kernel.confidence import scores
+from staytrue.kernel.confidence import Calibration, expected_losses, scores
 from staytrue.kernel.few_labels import FewLabels, few_labels, next_to_label, width_with
 from staytrue.kernel.metric import UserMetric
 from staytrue.kernel.metric import metric as read_metric
@@ -50,10 +50,12 @@ class Judge:
 
     Fields:
         metric: as for `@app.predict`; None where the app is not at hand. key: column by which the source tells rows apart.
+        calibration: the champion's, when it is known: then the estimate helps the labels.
     """
 
     metric: str | UserMetric | None = None
     key: str | None = None
+    calibration: Calibration | None = None
 
     @property
     def name(self) -> str:
@@ -264,14 +266,28 @@ def _few(
     if judge.metric is None or not which.any():
         return None
     some = frames.take(rows, which)
+    # The rows that the sample stands for: those that had no label when it was drawn.
+    meant = rows if draws is None else frames.take(rows, which | ~frames.column(rows, "label").valid)
     whole = frames.to_frame(some, "pandas") if callable(judge.metric) else None
     answers, labels = plain(frames.column(some, "answer")), plain(frames.column(some, "label"))
     losses = read_metric(judge.metric).losses(answers, labels, whole)
     if draws is None:
         days = frames.column(some, "at").values.astype(np.int64) // (_DAY // timedelta(microseconds=1))
-        return few_labels(losses, ticks=days, most=judge.most)
+        return few_labels(losses, ticks=days, most=judge.most, **_expected(some, meant, judge))
     likely = _likely(some, draws, judge)
-    return few_labels(losses, probabilities=likely, population=rows.num_rows, most=judge.most)
+    return few_labels(
+        losses, probabilities=likely, population=meant.num_rows, most=judge.most, **_expected(some, meant, judge)
+    )
+
+
+def _expected(some: frames.Rows, meant: frames.Rows, judge: Judge) -> dict[str, Any]:
+    """The estimate for the labelled rows, and its mean over all that are meant; nothing where there is none."""
+    state = judge.calibration
+    found = [scores(judge.name, plain(frames.column(rows, "answer"))) for rows in (some, meant)]
+    if state is None or not state.enough or any(one is None or one.kind != state.curve.kind for one in found):
+        return {}
+    each, all_ = (expected_losses(state, one) for one in found if one is not None)
+    return {"expected": each, "expected_mean": float(all_.mean())}
 
 
 def _likely(rows: frames.Rows, draws: Sequence[Mapping[str, Any]], judge: Judge) -> np.ndarray:
