@@ -35,7 +35,7 @@ from staytrue.store.ledger import LIVE, Entry, Event
 __all__ = ["Result", "plan_of", "simulate", "workshop"]
 
 _OWN = frozenset({"paused", "resumed"})
-"""What a disturbed story has and an undisturbed one has not: people's words."""
+"""What a disturbed story has and an undisturbed one has not: people's words, and alarms about a source that is down."""
 _SETTLE_S = 60.0
 DATA = 12
 """So many different data sets; seeds share them, and so share what the undisturbed loop makes of them."""
@@ -228,7 +228,7 @@ def simulate(shared: Workshop, plan: Plan, **more: Any) -> Result:
     if plan.is_comparable:
         calm = shared.undisturbed(plan.data, first, max(shop.day_of(until), plan.days + shop.HISTORY + 1))
         try:
-            _compare([one for one in story if one[0] not in _OWN], life, until, calm)
+            _compare([one for one in story if not _is_own(one)], life, until, calm)
         except Broken as exc:
             raise Broken(_told(plan, exc, last)) from exc
     kinds: dict[str, int] = {}
@@ -237,6 +237,14 @@ def simulate(shared: Workshop, plan: Plan, **more: Any) -> Result:
     return Result(
         plan=plan, history=history, story=story, kinds=kinds, compared=plan.is_comparable, cpu_s=cpu_s, **stats
     )
+
+
+def _is_own(told: tuple[str, str, str, str | None]) -> bool:
+    kind, _, sentence, _ = told
+    about_source = sentence.startswith("Silence alarm: nothing came from sales") or sentence.endswith(
+        " alarm about sales is over."
+    )
+    return kind in _OWN or (kind == "alarm" and about_source)
 
 
 def _lived(world: World) -> list[Event]:

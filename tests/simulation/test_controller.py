@@ -64,7 +64,7 @@ def test_a_window_that_comes_out_of_quarantine_is_no_reason_to_live_through_anot
 
 
 def test_an_order_to_retrain_with_nothing_new_is_declined(shared):
-    result = simulate(shared, Plan(seed=3, days=12, data=0, orders=("retrain",)))
+    result = simulate(shared, Plan(seed=4, days=12, data=0, orders=("retrain",)))
 
     assert result.kinds["declined"] > 0
 

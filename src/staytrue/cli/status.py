@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from staytrue.cli.screen import Screen
-from staytrue.kernel.health import health
+from staytrue.kernel.incidents import standing
 from staytrue.kernel.release import describe_axes
-from staytrue.loop.lease import alive
+from staytrue.loop.look import Look, last_look, system_alarms, verdict
 from staytrue.store.counts import answered_rows
 from staytrue.store.ledger import LIVE, Event
 from staytrue.store.store import Store, open_store
@@ -18,8 +18,6 @@ from staytrue.store.store import Store, open_store
 __all__ = ["arguments", "run"]
 
 _STYLES = {"right": "green", "harmed": "red", "unknown": "yellow"}
-_OLD = timedelta(days=2)
-"""A look whose clock was further back than this when it was written down was a replay's."""
 _CHANGES = ("deployed", "promoted", "rolled_back", "reverted", "trained")
 
 
@@ -50,23 +48,14 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 
 def status(store: Store, app: str, *, at: str | None) -> dict[str, Any]:
     """The four answers as a document, described in docs/documents.md."""
-    look = _look(store, app)
-    now = look.at if look.at and (at == "end" or (at is None and look.as_of_then)) else datetime.now(UTC)
+    wall = datetime.now(UTC)
+    look = last_look(store, app, wall)
+    now = look.judged_at(wall, at)
     role = store.ledger.role(app, LIVE, "champion")
-    # Numbers about another release than the champion say nothing about it.
-    fits = bool(role and look.seen.get("champion") == role.release)
-    seen = look.seen if fits else {}
-    right = health(
-        rows=int(seen.get("rows", 0)),
-        loss=seen.get("loss"),
-        interval=seen.get("loss_interval"),
-        fresh_loss=seen.get("fresh_loss"),
-        alarms=[*seen.get("alarms", ()), *_system_alarms(store, app)],
-        looked_at=look.at if fits else None,
-        now=now,
-        runs=look.runs is not False,
-        answered=_answered(store, app, now) if seen.get("service") else None,
-    )
+    champion = role.release if role else None
+    seen = look.at_release(champion)
+    alarms = standing(store.ledger.events(app, LIVE, kinds=["alarm"]))
+    right = verdict(look, champion, system=system_alarms(alarms), now=now, answered=lambda: _answered(store, app, now))
     return {
         "app": app,
         "at": now.isoformat(),
@@ -83,47 +72,9 @@ def status(store: Store, app: str, *, at: str | None) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Look:
-    """The last look that anybody had: a controller's, or a replay's."""
-
-    seen: dict[str, Any]
-    at: datetime | None
-    runs: bool | None
-    """Whether a controller is at work; None where there never was one."""
-    as_of_then: bool
-    """Whether the answers are about the moment of the look, on a clock that need not be this machine's."""
-    paused: bool = False
-
-
-def _look(store: Store, app: str) -> _Look:
-    event = _newest(store, app, ("looked",))
-    lease = store.ledger.lease(app)
-    memory = lease.state if lease else {}
-    if memory.get("looked_at") and (event is None or event.recorded_at < (lease.at if lease else event.recorded_at)):
-        runs = alive(store.root, app)
-        looked, now = datetime.fromisoformat(memory["looked_at"]), datetime.now(UTC)
-        # A loop that is at work looks all the time. But in a drill its clock is not this machine's.
-        at = now if runs and abs(now - looked) < _OLD else looked
-        look = (memory.get("life") or {}).get("look", {})
-        return _Look(seen=look, at=at, runs=runs, as_of_then=runs, paused=bool(memory.get("paused")))
-    replayed = event is not None and event.recorded_at - event.at > _OLD
-    seen = event.body["evidence"] if event else {}
-    return _Look(seen=seen, at=event.at if event else None, runs=None, as_of_then=replayed)
-
-
 def _answered(store: Store, app: str, now: datetime) -> int:
     shown = answered_rows(store, app, now - timedelta(hours=1))
     return sum(rows for (_, arm), rows in shown.items() if arm != "shadow")
-
-
-def _system_alarms(store: Store, app: str) -> list[str]:
-    """What is wrong with the machine or the server, and was not said to be over."""
-    states: dict[str, str] = {}
-    for event in store.ledger.events(app, LIVE, kinds=["alarm"]):
-        if event.body.get("alarm") == "system" and event.body.get("what"):
-            states[f"system ({event.body['what']})"] = event.body.get("state", "opened")
-    return [name for name, state in states.items() if state == "opened"]
 
 
 def _newest(store: Store, app: str, kinds: tuple[str, ...]) -> Event | None:
@@ -145,7 +96,7 @@ def _changed(store: Store, app: str) -> dict[str, Any]:
     }
 
 
-def _next(seen: dict[str, Any], store: Store, app: str, look: _Look) -> dict[str, Any]:
+def _next(seen: Mapping[str, Any], store: Store, app: str, look: Look) -> dict[str, Any]:
     trial = seen.get("trial")
     if look.paused:
         sentence = "nothing: a person paused the loop; `staytrue resume` lets it go on"

@@ -28,6 +28,7 @@ from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
 from staytrue.loop.deliver import note_failure
 from staytrue.loop.inputs import InputWatch
+from staytrue.loop.inspect import Inspector, trusted
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.past import Past
 from staytrue.loop.release import checked_out, new_release
@@ -37,6 +38,7 @@ from staytrue.loop.train import TRAININGS, Trained, train
 from staytrue.loop.trial import Backtest, Pairs, Sums, Trial, backtest, inputs, pairs
 from staytrue.loop.watch import RollbackWatch, Watch
 from staytrue.store.ledger import Ref
+from staytrue.store.tables import Table
 
 __all__ = ["Candidate", "Life", "Retraining", "Served", "Waiting", "mean_interval", "short"]
 
@@ -141,6 +143,7 @@ class Life:
     inputs: InputWatch | None = None
     answers: AnswerWatch | None = None
     rhythm: Rhythm | None = None
+    inspector: Inspector = field(default_factory=Inspector)
     outside: tuple[str, ...] = ()
     """Kinds of open alarms that are not about what the champion answers, but about where the rows come from."""
     retraining: Retraining | None = None
@@ -369,6 +372,8 @@ class Life:
                 _told_of(exc),
             )
             return
+        if served.champion == self.release:
+            self._inspect(tick, now)
         shown = self.by_tick[tick] = self._learn_trial(served, tick, losses, now)
         self.recent = [*self.recent, (len(shown), float(shown.sum()))][-_RECENT_TICKS:]
         if served.champion == self.release:
@@ -383,6 +388,30 @@ class Life:
         if served.since and served.until:
             seen = (datetime.fromisoformat(served.since), datetime.fromisoformat(served.until))
         yield from self.past.answered([self.who(release) for release in releases], tick, tick + 1, seen=seen)
+
+    def _inspect(self, tick: int, now: datetime) -> None:
+        """Let the champion look at the labels of a tick before anybody is trained on them."""
+        held_before = bool(self.inspector.run)
+        for told in self.inspector.inspect(self.past, self.champion, tick):
+            state = {"held": "opened", "let_go": "resolved", "suspect": "suspected"}[told.kind]
+            group = told.held.group if told.held else None
+            sentence = f"Fault {'alarm' if told.kind == 'held' else 'noted'}: {told.sentence}"
+            self._tell_fault(sentence, now, told.numbers(), group.name if group else "labels", state)
+            held_before &= told.kind != "let_go"
+        if held_before and not self.inspector.run:
+            sentence = "Fault alarm over: later labels look right again; the rows that were held stay out of training."
+            self._tell_fault(sentence, now, {}, "labels", "resolved")
+
+    def _tell_fault(self, sentence: str, now: datetime, numbers: Mapping[str, Any], what: str, state: str) -> None:
+        kind = "noted" if state == "suspected" else "alarm"
+        self._tell(kind, sentence, now, self.release, short(numbers), alarm="fault", what=what, state=state)
+
+    def _trusted_rows(self, table: Table) -> Table:
+        """The rows that the champions of this life found nothing wrong with, or that a person let go."""
+        store = self.ctx.store
+        return self.inspector.training_table(
+            store.objects, self.past.spec, table, trust=trusted(store.ledger, self.ctx.app.name)
+        )
 
     def _learn_trial(self, served: Served, tick: int, losses: np.ndarray, now: datetime) -> np.ndarray:
         """The losses of the answers that were shown: the champion's, and in a canary those of the challenger."""
@@ -489,8 +518,16 @@ class Life:
         """Kinds of the alarms that stand open."""
         moved = (self.inputs and self.inputs.is_open) or (self.answers and self.answers.is_open)
         silent = bool(self.rhythm and self.rhythm.open_)
+        held = bool(self.inspector.run or self.inspector.groups)
         own = [
-            kind for kind, is_open in (("harm", self.watch.alarmed), ("shift", moved), ("silence", silent)) if is_open
+            kind
+            for kind, is_open in (
+                ("harm", self.watch.alarmed),
+                ("shift", moved),
+                ("silence", silent),
+                ("fault", held),
+            )
+            if is_open
         ]
         return tuple(dict.fromkeys([*own, *self.outside]))
 
@@ -557,13 +594,21 @@ class Life:
         tested: Backtest | None = None
         if plan and plan[0].stage == "backtest":
             tested = yield from backtest(
-                self.past, self.settings, self.champion, champion_stop=self.stop, stop=known, number=self.number
+                self.past,
+                self.settings,
+                self.champion,
+                champion_stop=self.stop,
+                stop=known,
+                number=self.number,
+                keep=self._trusted_rows,
             )
             self.counts["trained"] += tested.trained
             if not self._passes(tested, now, known):
                 return
             span = (tested.start, known)
-        challenger = yield from train(self.ctx, inputs(self.past, *span), previous=self.champion.model)
+        challenger = yield from train(
+            self.ctx, inputs(self.past, *span, self._trusted_rows), previous=self.champion.model
+        )
         self.counts["trained"] += challenger.ran
         scores = {"backtest": tested.challenger_loss, "backtest_champion": tested.champion_loss} if tested else {}
         release, refs = new_release(self.ctx, challenger, scores=scores, parents=(self.release,))

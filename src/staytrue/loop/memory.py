@@ -22,6 +22,7 @@ from staytrue.kernel.release import Digest
 from staytrue.kernel.rollout import Step
 from staytrue.loop.answers import AnswerWatch
 from staytrue.loop.inputs import InputWatch
+from staytrue.loop.inspect import Inspector
 from staytrue.loop.life import Life, Retraining, Served, Waiting
 from staytrue.loop.rhythm import Rhythm
 from staytrue.loop.shelf import Kept, Shelf
@@ -47,6 +48,7 @@ def remember(life: Life) -> dict[str, Any]:
         "watch": _watch_document(life.watch),
         "shelf": _shelf_document(life),
         "answers": life.answers and life.answers.document(),
+        "inspector": life.inspector.document(),
         "rhythm": life.rhythm and life.rhythm.document(),
         "inputs": life.inputs and _inputs_document(life, life.inputs),
         "retraining": life.retraining
@@ -90,6 +92,7 @@ def _recall(life: Life, document: Mapping[str, Any]) -> None:
     life.watch.arl = life.arl("harm")
     life.shelf = _shelf(life, document.get("shelf"))
     life.answers = AnswerWatch.from_document(document["answers"]) if document.get("answers") else None
+    life.inspector = Inspector.from_document(document.get("inspector", {}))
     life.rhythm = Rhythm.from_document(document["rhythm"]) if document.get("rhythm") else None
     life.inputs = _inputs(life, document["inputs"]) if document.get("inputs") else None
     under_way = document["retraining"]

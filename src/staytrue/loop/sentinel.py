@@ -86,7 +86,7 @@ def _silence(
     return Standing(
         alarm="silence",
         what=spec.name,
-        sentence=f"Silence alarm: nothing came from {spec.name} since {until:%Y-%m-%d %H:%M} UTC, {spell(late)} ago; a window is "
-        f"{spell(spec.every)}. What follows: {remedy('silence').why}.{why}",
+        sentence=f"Silence alarm: nothing came from {spec.name} since {until:%Y-%m-%d %H:%M} UTC: "
+        f"{late // spec.every} windows of {spell(spec.every)}. What follows: {remedy('silence').why}.{why}",
         numbers={"until": until.isoformat(), "late_s": late.total_seconds()},
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from staytrue.loop.train import Trained, train
 from staytrue.store import tables
 from staytrue.store.tables import Table
 
-__all__ = ["Backtest", "Pairs", "Sums", "Trial", "backtest", "inputs", "pairs"]
+__all__ = ["Backtest", "Keep", "Pairs", "Sums", "Trial", "backtest", "inputs", "pairs"]
+
+Keep: TypeAlias = Callable[[Table], Table]
 
 _SEGMENT_VALUES = 8
 _RECENT_ROWS = 2000
@@ -190,14 +193,21 @@ class Trial:
 
 
 def backtest(
-    past: Past, settings: Settings, champion: Trained, *, champion_stop: int, stop: int, number: int
+    past: Past,
+    settings: Settings,
+    champion: Trained,
+    *,
+    champion_stop: int,
+    stop: int,
+    number: int,
+    keep: Keep | None = None,
 ) -> Steps[Backtest]:
     """The challenger's recipe without the newest rows, compared with the champion on them.
 
     Args:
         champion_stop: the champion was trained on ticks before this one.
         stop: labels are known for ticks before this one.
-        number: of the trial, for its share of the error budget.
+        number: of the trial, for its share of the error budget.    keep: see `inputs`.
 
     The rows held out are at most half of those that came since the champion's training: with all of them held out, the
     challenger would be the champion again.
@@ -209,7 +219,7 @@ def backtest(
     starts = _starts(past, settings.window, known)
     challengers: dict[str, Trained] = {}
     for window, start in starts.items():
-        challengers[window] = yield from train(past.ctx, inputs(past, start, known), previous=champion.model)
+        challengers[window] = yield from train(past.ctx, inputs(past, start, known, keep), previous=champion.model)
     yield from past.answered([champion, *challengers.values()], cut, stop)
     means = {w: past.losses_between(c, cut, stop) for w, c in challengers.items()}
     window = _chosen(means)
@@ -232,8 +242,11 @@ def backtest(
     )
 
 
-def inputs(past: Past, start: int, stop: int) -> dict[str, Table]:
+def inputs(past: Past, start: int, stop: int, keep: Keep | None = None) -> dict[str, Table]:
     """Source -> rows to train on: the labelled source from tick `start` to `stop`, others up to the same moment.
+
+    Args:
+        keep: gives back the labelled source without the rows that are not to be trained on.
 
     Of a snapshot source it is the newest snapshot that was taken by then, and in a training on all that is known the newest.
     Limit: before the first snapshot was taken a replay uses that one: how the catalogue looked earlier is not on file.
@@ -243,7 +256,8 @@ def inputs(past: Past, start: int, stop: int) -> dict[str, Table]:
     found = {}
     for name in past.ctx.app.inputs():
         if name == past.spec.name:
-            found[name] = past.window(start, stop)
+            rows = past.window(start, stop)
+            found[name] = keep(rows) if keep else rows
         else:
             other = past.ctx.store.table(name, app=past.ctx.app.name).table
             if past.ctx.app.sources[name].spec.snapshot:
