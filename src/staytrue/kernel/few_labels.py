@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
@@ -376,6 +377,7 @@ def _unskewed(x: float, found: _Moments) -> float:
 # ---------------------------------------------------------------------------------------------- quantiles
 
 
+@lru_cache(maxsize=256)
 def t_quantile(share: float, freedom: float) -> float:
     """Student's t: below which value lies this share, in (0, 1), with so many degrees of freedom, above 0.
 
@@ -406,7 +408,7 @@ def beta_quantile(share: float, a: float, b: float) -> float:
         step = x - beyond / slope if slope > 0 else low
         # Newton's step where it stays between what is known; else half of that.
         new = step if low < step < high else (low + high) / 2
-        if abs(new - x) <= 1e-13 * x or not 0 < new < 1:
+        if abs(new - x) <= 1e-10 * x or not 0 < new < 1:
             return new
         x = new
     return x
@@ -430,7 +432,7 @@ def _beta_below(x: float, a: float, b: float) -> float:
             d = 1 / _away(1 + term * d)
             c = _away(1 + term / c)
             value *= c * d
-        if abs(c * d - 1) < 1e-14:
+        if abs(c * d - 1) < 1e-12:
             break
     return front * value
 
