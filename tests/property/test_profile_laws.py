@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.contract import Column
 from staytrue.kernel.distance import distances, explain
-from staytrue.kernel.profile import Profile, Reference, of_sketches, profile, reference
+from staytrue.kernel.profile import Profile, Reference, by_segment, of_sketches, profile, reference
 from staytrue.kernel.sketch import kind_of, merge, sketch
 
 TYPES = {
@@ -70,6 +71,25 @@ def test_adding_knows_neither_order_nor_grouping(given_tables, random):
         total = total + shard
 
     assert canonical_json(total.document()) == canonical_json(of_sketches(over, {"x": merged}).document())
+
+
+@given(tables(), st.data())
+def test_segments_add_up_to_the_whole(given_tables, data):
+    training, window, *_ = given_tables
+    over = reference(sketched(training))
+    rows = len(window["x"].valid)
+    segment = np.array(data.draw(st.lists(st.integers(0, 2), min_size=rows, max_size=rows)), np.int8)
+
+    each = by_segment(over, window, segment, 4)
+
+    total = Profile.empty(over)
+    for at, one in enumerate(each):
+        mine = {
+            "x": replace(window["x"], values=window["x"].values[segment == at], valid=window["x"].valid[segment == at])
+        }
+        assert one == profile(over, mine)
+        total = total + one
+    assert total == profile(over, window)
 
 
 @given(tables())

@@ -118,6 +118,7 @@ class Bins:
     @cached_property
     def lookup(self) -> NDArray[np.uint8]:
         """(2**18,) number: the cell of a float by its highest 18 bits."""
+        # Limit: 256 KB a column of numbers, in each process that counts rows; a thousand columns take 256 MB.
         low_ends = np.clip([-_LAST, *self.borders, _LAST + 1], -_LAST, _LAST + 1)
         cells = np.repeat(np.arange(len(self.borders) + 1), np.diff(low_ends)) + _BELOW
         cells += cells > _BELOW + self._negative
@@ -382,6 +383,8 @@ def vector_bins(column: str, sample: NDArray[np.float64], k: int) -> Bins:
 
 def nearest_centroid(vectors: NDArray[np.float64], centroids: NDArray[np.float64]) -> NDArray[np.int64]:
     """(n,) which centroid is nearest; the first of equals.
+
+    Limit: which of two that are equal to the last bit is for the machine's linear algebra to say.
 
     Example:
         >>> nearest_centroid(np.array([[1.0], [8.0]]), np.array([[0.0], [9.0]])).tolist()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
 from typing import Any, Final
@@ -44,7 +44,7 @@ from staytrue.kernel.sketch import Sketch, category, kind_of
 from staytrue.kernel.sketch_list import items_by_place
 from staytrue.kernel.sketch_text import CLASSES, eighths
 
-__all__ = ["Codes", "Profile", "Reference", "narrow", "of_sketches", "profile", "reference"]
+__all__ = ["Codes", "Profile", "Reference", "by_segment", "narrow", "of_sketches", "profile", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +257,44 @@ def profile(over: Reference, columns: Mapping[str, Column | Codes]) -> Profile:
     return Profile(reference=over.digest, rows=rows, counts=counts)
 
 
+def by_segment(
+    over: Reference, columns: Mapping[str, Column | Codes], segment: NDArray[np.integer[Any]], segments: int
+) -> list[Profile]:
+    """A profile for each segment of the rows; together they are the profile of all.
+
+    Args:
+        over: the cells.
+        columns: as for `profile`.
+        segment: (n,) the segment of each row, from 0 to `segments` - 1; give rows of no segment one of their own.
+        segments: how many.
+
+    Raises:
+        InvalidInput: as `profile`; ST905 also for a segment that is not there, or another number of rows.
+
+    Example:
+        >>> from staytrue.kernel.sketch import sketch
+        >>> made = reference({"n": sketch(np.array([1.0, 2.0]), np.ones(2, bool), "number")})
+        >>> rows = {"n": Column(type="int64", values=np.array([2, 1, 0]), valid=np.ones(3, bool))}
+        >>> [one.rows for one in by_segment(made, rows, np.array([1, 1, 0]), 3)]
+        [1, 2, 0]
+    """
+    rows = len(next(iter(columns.values())).valid) if columns else len(segment)
+    if segment.shape != (rows,) or (rows and not 0 <= int(segment.min()) <= int(segment.max()) < segments):
+        raise InvalidInput(
+            "ST905",
+            f"Can't profile by segment: {segment.shape} segments from {segment.min(initial=0)} to "
+            f"{segment.max(initial=0)} for {rows} rows; expected one a row, from 0 to {segments - 1}.",
+        )
+    # Sorted once, each segment is a slice of every column.
+    order = np.argsort(segment, kind="stable")
+    ends = np.cumsum(np.bincount(segment, minlength=segments)).tolist()
+    known = {bins.column for bins in over.bins.values()}
+    ordered = {name: _cut(column, order) for name, column in columns.items() if name in known}
+    pieces = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    profiles = [profile(over, {name: _cut(one, piece) for name, one in ordered.items()}) for piece in pieces]
+    return [replace(one, rows=piece.stop - piece.start) for one, piece in zip(profiles, pieces, strict=True)]
+
+
 def of_sketches(over: Reference, sketches: Mapping[str, Sketch]) -> Profile:
     """The same counts as `profile` of the rows that these are sketches of, without reading a row.
 
@@ -465,6 +503,13 @@ class _Given:
         return eighths(self._by_text)
 
 
+def _cut(column: Column | Codes, which: NDArray[np.int64] | slice) -> Column | Codes:
+    valid = column.valid[which]
+    if isinstance(column, Codes):
+        return Codes(codes=column.codes[which], valid=valid, categories=column.categories)
+    return Column(type=column.type, values=column.values[which], valid=valid)
+
+
 def _of_numbers(bins: Bins, values: NDArray[Any]) -> NDArray[np.int64]:
     if len(values) < _PAIRS_FROM:
         return np.bincount(_cells(bins, values), minlength=bins.size)
@@ -518,7 +563,14 @@ def _of_vectors(bins: Bins, lists: NDArray[Any]) -> NDArray[np.int64]:
     made = np.zeros(bins.size, np.int64)
     fitting = [value for value in lists if len(value) == centroids.shape[1] and not isinstance(value, str)]
     for start in range(0, len(fitting), _PIECE // 8):
-        vectors = np.array(fitting[start : start + _PIECE // 8], np.float64)
+        try:
+            vectors = np.array(fitting[start : start + _PIECE // 8], np.float64)
+        except (TypeError, ValueError) as exc:
+            raise InvalidInput(
+                "ST905",
+                f"Can't profile {bins.column!r}: {exc}. Expected lists of numbers, as its centroids are.",
+                column=bins.column,
+            ) from exc
         vectors = vectors[np.isfinite(vectors).all(axis=1)]
         made += np.bincount(1 + nearest_centroid(vectors, centroids), minlength=bins.size)
     made[MISSING] = len(lists) - int(made.sum())

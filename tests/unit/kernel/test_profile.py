@@ -10,7 +10,7 @@ import pytest
 from staytrue.errors import InvalidInput
 from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.contract import Column
-from staytrue.kernel.profile import Codes, Profile, Reference, narrow, of_sketches, profile, reference
+from staytrue.kernel.profile import Codes, Profile, Reference, by_segment, narrow, of_sketches, profile, reference
 from staytrue.kernel.sketch import kind_of, sketch
 
 
@@ -209,6 +209,8 @@ def test_vectors_count_to_the_nearest_centroid():
     assert made.digest == reference(s, vectors={"v": sample}, clusters=3).digest
     with pytest.raises(InvalidInput, match="ST904"):
         of_sketches(made, s)
+    with pytest.raises(InvalidInput, match="ST905"):
+        profile(made, {"v": column([["a"] * 8], "list<string>")})
 
 
 def test_narrow_columns_move_only_when_they_are_centred():
@@ -311,6 +313,15 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(InvalidInput, match="ST900"):
             reference({"t": s}, **asked)
+
+
+def test_segments_that_do_not_fit_are_refused():
+    made, window = over(x=numbers([1.0, 2.0])), {"x": numbers([1.0, 2.0])}
+
+    for segment in (np.array([0]), np.array([0, 2]), np.array([-1, 0]), np.array([[0, 1]])):
+        with pytest.raises(InvalidInput, match="ST905"):
+            by_segment(made, window, segment, 2)
+    assert [one.rows for one in by_segment(made, {"x": numbers([])}, np.array([], int), 2)] == [0, 0]
 
 
 def test_no_rows_and_no_columns_are_fine():
