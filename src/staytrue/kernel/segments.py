@@ -634,7 +634,7 @@ def _inside(watch: SegmentWatch, columns: Mapping[str, NDArray[Any]], full: str)
 
 
 def _harm(sums: SegmentSums, at: int, *, effect: float, share: float) -> Harm:
-    """The alarm of one segment. Its tolerance covers what is not worth an alarm and the error of its baseline.
+    """The alarm of one segment. Its tolerance is what is not worth an alarm, or the error of its baseline if that is more.
 
     It begins with the blocks of the fresh rows, which tell how much blocks vary: without them a loss that doubled after two
     weeks took a month to be named.
@@ -644,7 +644,7 @@ def _harm(sums: SegmentSums, at: int, *, effect: float, share: float) -> Harm:
     mean = ratio.value
     # On a log scale, since few exponential losses have a mean and a spread that are too small together.
     doubt = mean * math.expm1(min(t * _error(ratio) / mean, 50.0)) if mean > 0 else t * _error(ratio)
-    fresh = Harm.fresh(baseline=mean, scale=sums.scale, tolerance=effect * abs(mean) + doubt)
+    fresh = Harm.fresh(baseline=mean, scale=sums.scale, tolerance=max(effect * abs(mean), doubt))
     return replace(fresh, blocks=_blocks(sums, at, fresh.block_rows)[-_MEMORY_BLOCKS:])
 
 

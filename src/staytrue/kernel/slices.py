@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from staytrue.errors import InvalidInput
 
-__all__ = ["Slice", "found"]
+__all__ = ["Condition", "Slice", "found"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -35,23 +35,74 @@ _LONGER: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What one column must be: a text, `above` < a number <= `upto` (None: no such bound), or missing."""
+
+    column: str
+    value: str | None = None
+    above: float | None = None
+    upto: float | None = None
+
+    def __str__(self) -> str:
+        name, low, high = self.column, self.above, self.upto
+        if self.value is not None:
+            return f"{name} = {self.value}"
+        if low is None and high is None:
+            return f"{name} is missing"
+        if low is None:
+            return f"{name} <= {high:.4g}"
+        return f"{name} > {low:.4g}" if high is None else f"{low:.4g} < {name} <= {high:.4g}"
+
+    def holds(self, values: NDArray[Any]) -> Bools:
+        """(n,) of which of the column's values it holds."""
+        if self.value is not None:
+            return np.fromiter((text == self.value for text in _texts(values)), np.bool_, len(values))
+        numbers = values.astype(np.float64)
+        if self.above is None and self.upto is None:
+            return ~np.isfinite(numbers)
+        low, high = (-math.inf if self.above is None else self.above), (math.inf if self.upto is None else self.upto)
+        return np.isfinite(numbers) & (numbers > low) & (numbers <= high)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Slice:
     """Rows that are alike and lose more than the others, by the half of the ticks that did not choose it.
 
     Fields:
-        rule: for people, such as `market_segment = Groups and lead_time > 180`. columns: those that it names.
+        conditions: one or two, of different columns; a row must meet all.
         rows: of both halves. loss: mean loss in it, elsewhere: of all other rows, both on the deciding half.
         share: of all that was lost, what these rows lost beyond what the others lose a row.
         p: chance of so large an excess on the deciding half if there were none, for this slice alone.
     """
 
-    rule: str
-    columns: tuple[str, ...]
+    conditions: tuple[Condition, ...]
     rows: int
     loss: float
     elsewhere: float
     share: float
     p: float
+
+    @property
+    def rule(self) -> str:
+        """For people, such as `market_segment = Groups and lead_time > 180`."""
+        return " and ".join(map(str, self.conditions))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those that it names."""
+        return tuple(one.column for one in self.conditions)
+
+    def inside(self, columns: Mapping[str, ArrayLike]) -> Bools:
+        """(n,) which rows it is about.
+
+        Example:
+            >>> both = (Condition(column="city", value="faro"), Condition(column="size", above=5.0))
+            >>> one = Slice(conditions=both, rows=0, loss=0.0, elsewhere=0.0, share=0.0, p=1.0)
+            >>> one.rule, one.inside({"city": ["faro", "faro", "porto"], "size": [9, 5, 9]}).tolist()
+            ('city = faro and size > 5', [True, False, False])
+        """
+        masks = [one.holds(np.asarray(columns[one.column])) for one in self.conditions]
+        return np.asarray(np.logical_and.reduce(masks), np.bool_)
 
     @property
     def excess(self) -> float:
@@ -66,8 +117,8 @@ class Slice:
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
-        kept = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return kept | {"columns": list(self.columns), "sentence": self.sentence}
+        numbers = {name: getattr(self, name) for name in ("rows", "loss", "elsewhere", "share", "p")}
+        return {"rule": self.rule, "columns": list(self.columns), **numbers, "sentence": self.sentence}
 
 
 def found(
@@ -116,7 +167,7 @@ def found(
     search = _half(keys, rng)
     lost = np.minimum(lost, _ceiling(lost[search]))
     binned = [_binned(name, np.asarray(values), search) for name, values in columns.items()]
-    lattice = [one for one in binned if len(one.names)]
+    lattice = [one for one in binned if one.conditions]
     rest = np.ones(len(lost), np.bool_)
     candidates: list[Slice] = []
     while len(candidates) < most:
@@ -139,38 +190,35 @@ class _Binned:
     """A column as bins, and the selections of bins that a rule may name.
 
     Fields:
-        codes: (n,) the bin of each row. choice: (selections, bins) 0 or 1. names: of the selections.
+        codes: (n,) the bin of each row. choice: (conditions, bins) 0 or 1.
     """
 
-    column: str
     codes: Ints
     choice: Floats
-    names: tuple[str, ...]
+    conditions: tuple[Condition, ...]
 
 
 def _binned(name: str, values: NDArray[Any], search: Bools) -> _Binned:
     if values.dtype.kind in "iuf":
         return _numbers_binned(name, values.astype(np.float64), search)
-    texts = np.array(["none" if _is_missing(v) else str(v) for v in values.tolist()], dtype=object)
+    texts = np.array(_texts(values), dtype=object)
     seen, counts = np.unique(texts[search], return_counts=True)
-    kept = seen[np.lexsort((seen, -counts))][: _BINS - 1]
-    place = {value: at for at, value in enumerate(kept.tolist())}
-    codes = np.fromiter((place.get(text, len(place)) for text in texts.tolist()), np.int64, len(texts))
-    choice = np.eye(len(kept), len(kept) + 1) if len(seen) > 1 else np.zeros((0, len(kept) + 1))
-    return _Binned(
-        column=name, codes=codes, choice=choice, names=tuple(f"{name} = {v}" for v in kept[: len(choice)].tolist())
-    )
+    kept = seen[np.lexsort((seen, -counts))][: _BINS - 1].tolist() if len(seen) > 1 else []
+    place = {value: at for at, value in enumerate(kept)}
+    codes = np.fromiter((place.get(text, len(kept)) for text in texts.tolist()), np.int64, len(texts))
+    conditions = tuple(Condition(column=name, value=value) for value in kept)
+    return _Binned(codes=codes, choice=np.eye(len(kept), len(kept) + 1), conditions=conditions)
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or value != value  # noqa: PLR0124 - what is not itself is NaN
+def _texts(values: NDArray[Any]) -> list[str]:
+    return ["none" if v is None or v != v else str(v) for v in values.tolist()]  # noqa: PLR0124 - NaN is not itself
 
 
 def _numbers_binned(name: str, values: Floats, search: Bools) -> _Binned:
     missing = ~np.isfinite(values)
     seen = values[search & ~missing]
     if not len(seen):
-        return _Binned(column=name, codes=np.zeros(len(values), np.int64), choice=np.zeros((0, 1)), names=())
+        return _Binned(codes=np.zeros(len(values), np.int64), choice=np.zeros((0, 1)), conditions=())
     cuts = np.quantile(seen, np.arange(1, _BINS) / _BINS, method="inverted_cdf")
     edges = np.unique([float(f"{cut:.4g}") for cut in cuts])
     edges = edges[(edges >= seen.min()) & (edges < seen.max())]
@@ -182,16 +230,9 @@ def _numbers_binned(name: str, values: Floats, search: Bools) -> _Binned:
     for at, (low, high) in enumerate(runs):
         choice[at, low : high + 1] = 1
     choice[-1, -1] = 1
-    names = [
-        _between(name, edges[low - 1] if low else None, edges[high] if high < last else None) for low, high in runs
-    ]
-    return _Binned(column=name, codes=codes, choice=choice, names=(*names, f"{name} is missing"))
-
-
-def _between(name: str, above: float | None, upto: float | None) -> str:
-    if above is None:
-        return f"{name} <= {upto:.4g}"
-    return f"{name} > {above:.4g}" if upto is None else f"{above:.4g} < {name} <= {upto:.4g}"
+    bounds = [None, *edges.tolist(), None]
+    conditions = (Condition(column=name, above=bounds[low], upto=bounds[high + 1]) for low, high in runs)
+    return _Binned(codes=codes, choice=choice, conditions=(*conditions, Condition(column=name)))
 
 
 # ---------------------------------------------------------------------------------------------- the search
@@ -205,8 +246,8 @@ class _Candidate:
     parts: tuple[tuple[_Binned, int], ...]
 
     @property
-    def rule(self) -> str:
-        return " and ".join(one.names[at] for one, at in self.parts)
+    def conditions(self) -> tuple[Condition, ...]:
+        return tuple(one.conditions[at] for one, at in self.parts)
 
     def mask(self, n: int) -> Bools:
         inside = np.ones(n, np.bool_)
@@ -285,8 +326,7 @@ def _tested(candidate: _Candidate, inside: Bools, deciding: Bools, lost: Floats,
             p = _tail((loss - elsewhere) / error, ticks - 1) if error > 0 else float(loss <= elsewhere)
     excess = (loss - elsewhere) * len(own)
     return Slice(
-        rule=candidate.rule,
-        columns=tuple(one.column for one, _ in candidate.parts),
+        conditions=candidate.conditions,
         rows=int(inside.sum()),
         loss=loss,
         elsewhere=elsewhere,
