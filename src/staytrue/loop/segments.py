@@ -79,12 +79,11 @@ def training_report(
     alike = [name for name in before if name in since and _same_kind(before[name], since[name]) and name not in roles]
     names = alike if columns is None else [name for name in alike if name in columns]
     lately = f"the {recent.rows:,} rows since {recent.since:%Y-%m-%d}"
-    findings = [
-        *outdated(before, since, time=newest.time, now=now or newest.until, columns=names, lately=lately),
-        *underrepresented(
-            before, since, columns=[n for n in names if _has_few_values(before[n], since[n])], lately=lately
-        ),
-    ]
+    few = [name for name in names if _has_few_values(before[name], since[name])]
+    rare = underrepresented(before, since, columns=few, lately=lately)
+    said = {name for name in few if any(one.about.startswith(f"{name}=") for one in rare)}
+    moved = outdated(before, since, time=newest.time, now=now or newest.until, columns=names, lately=lately)
+    findings = [*(one for one in moved if one.kind != "unlike" or one.about not in said), *rare]
     return _told(findings) | {
         "source": learned.source,
         "rows": learned.rows,
