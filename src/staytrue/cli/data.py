@@ -16,7 +16,7 @@ from staytrue.kernel.contract import SourceSpec
 from staytrue.kernel.repair import Repair
 from staytrue.loop.context import Context, open_context
 from staytrue.loop.contracts import contract_of, edit_contract, effective, versions
-from staytrue.loop.data import Decided, drop, part_document, release, repair, source_document
+from staytrue.loop.data import Decided, drop, held_back, part_document, release, repair, source_document, trust
 from staytrue.loop.fetch import newest
 
 __all__ = ["arguments", "run"]
@@ -76,7 +76,8 @@ def _overview(ctx: Context, source: str | None, screen: Screen) -> int:
     now = datetime.now(UTC)
     specs = [_spec(ctx, source)] if source else [one.spec for one in ctx.app.sources.values()]
     found = [source_document(ctx, spec, now=now) for spec in specs]
-    screen.document({"app": ctx.app.name, "at": now.isoformat(), "sources": found})
+    back = held_back(ctx)
+    screen.document({"app": ctx.app.name, "at": now.isoformat(), "sources": found, "held_back": back})
     if not found:
         screen.say(f"{ctx.app.name} has no source: there is no data.")
     for one in found:
@@ -85,7 +86,10 @@ def _overview(ctx: Context, source: str | None, screen: Screen) -> int:
             gaps = f", {one['gaps']} windows missing between" if one["gaps"] else ""
             screen.say(f"  {one['since'][:10]} .. {one['until'][:10]}{gaps}; contract version {one['contract']}")
         _quarantine(one["quarantine"], screen, everything=source is not None)
-    return 1 if any(one["held"] for one in found) else 0
+    for one in back:
+        if one["state"] == "held":
+            screen.say(f"  {one['id'][:8]} held back from training: {one['sentence']}", style="red")
+    return 1 if any(one["held"] for one in found) or any(one["state"] == "held" for one in back) else 0
 
 
 def _quarantine(windows: list[dict[str, Any]], screen: Screen, *, everything: bool) -> None:
@@ -148,6 +152,11 @@ def _shown(told: Mapping[str, Any]) -> str:
 def _decide(ctx: Context, spec: SourceSpec, args: argparse.Namespace, screen: Screen) -> int:
     by, because = _who(), args.because
     done: Decided
+    if args.release and any(one["id"].startswith(args.release) for one in held_back(ctx)):
+        sentence, new = trust(ctx, args.release, by=by, because=because)
+        screen.document({"app": ctx.app.name, "held": args.release, "sentence": sentence, "new": new, "breaches": []})
+        screen.say(sentence if new else f"Done before, nothing was changed: {sentence}")
+        return 0
     if args.release:
         done = release(ctx, spec, args.release, by=by, because=because)
     elif args.drop:

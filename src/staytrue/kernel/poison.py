@@ -215,7 +215,7 @@ def judge_part(experience: Experience, losses: Floats, agreed: Agreement | None)
     error = (1 - min(now**2, 1.0)) / math.sqrt(rows - 1)
     apart = (usual - now) / max(math.hypot(wide, error), 0.01)
     lowest = now < float(before.min())
-    if lowest and far and now <= usual / 3 and apart >= _APART:
+    if lowest and far and now <= usual / 3 and usual - now >= _REVERSED and apart >= _APART:
         against = "go against the labels" if now < 0 else "have nothing to do with the labels"
         return replace(made, verdict="quarantine", why=f"the champion's answers {against}")
     if lowest and beyond and apart >= _FAR_APART:
@@ -226,6 +226,8 @@ def judge_part(experience: Experience, losses: Floats, agreed: Agreement | None)
 
 
 _LOSS_ONLY: Final = "the champion loses more than in any part before, and its answers still go with the labels"
+# A champion whose answers hardly went with the labels before (elec2 in autumn: 0.3) can't tell wrong labels from drift.
+_REVERSED: Final = 0.4
 _APART: Final = 1.5
 _FAR_APART: Final = 4.0
 
@@ -282,7 +284,7 @@ def judge_groups(
     """The suspicions after one more part, and the groups that are held for it.
 
     A row's loss is ranked among those of the rows outside its group: u in [0, 1], and 1/2 on average where the group is like
-    the others. The bet is on u above 0.6, so a group that is a little harder than the others earns nothing; its wealth exceeds
+    the others. The bet is on u above 0.55, so a group that is a little harder than the others earns nothing; its wealth exceeds
     1,000 at any time with probability at most 1/1,000, and is begun anew when it falls below 1. A group with that much is held
     when its answers do not go with its labels, while those of the others do.
 
@@ -319,7 +321,7 @@ def judge_groups(
     return dict(kept), found
 
 
-_USUAL_RANK: Final = 0.6
+_USUAL_RANK: Final = 0.55
 _BET: Final = 1.5
 _ENOUGH: Final = math.log(1000)
 _MOST_GROUPS: Final = 64
@@ -368,13 +370,18 @@ def _of_group(name: str, one: Suspicion) -> Finding | None:
         usual=usual,
         group=name,
     )
-    if usual < _INFORMED or now > usual / 4:
+    # With its error: of ten rows any correlation may come out as nothing.
+    if usual < _INFORMED or now + 2 / math.sqrt(one.rows) > usual / 2:
+        return made
+    # Group bookings of hotel_rates are priced by hand: at times nothing goes with their rates, which are 1.7 times as far off.
+    if now > -usual / 2 and made.seen is not None and made.seen < _EXPLODED * (made.expected or 0.0):
         return made
     against = "go against" if now < 0 else "have nothing to do with"
     return replace(made, verdict="quarantine", why=f"the champion's answers {against} their labels")
 
 
 _INFORMED: Final = 0.1
+_EXPLODED: Final = 2.0
 
 _SEPARATOR: Final = re.compile(r"[-_:/.|@#]")
 _LETTERS: Final = re.compile(r"[^\W\d_]+(?=\d)")

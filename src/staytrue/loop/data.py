@@ -18,13 +18,14 @@ from staytrue.kernel.sketch import describe, kind_of, sketch
 from staytrue.loop.context import Context
 from staytrue.loop.contracts import breaches, contract_of
 from staytrue.loop.fetch import newest
+from staytrue.loop.inspect import trusted
 from staytrue.loop.quarantine import DATA, HeldWindow, breach_document, mended, quarantine
 from staytrue.store import frames, tables
 from staytrue.store.frames import Rows
-from staytrue.store.ledger import Entry, Ref
+from staytrue.store.ledger import LIVE, Entry, Ref
 from staytrue.store.tables import Part, Table
 
-__all__ = ["Decided", "drop", "find", "part_document", "release", "repair", "source_document"]
+__all__ = ["Decided", "drop", "find", "held_back", "part_document", "release", "repair", "source_document", "trust"]
 
 _ATTEMPTS: Final = 5
 # What a table is made of: rows with a time inside their window, of the table's columns and types, and labels that are numbers.
@@ -135,6 +136,51 @@ def drop(ctx: Context, spec: SourceSpec, which: str, *, by: str, because: str | 
     )
     ctx.store.ledger.append([entry], recorded_at=now)
     return Decided(held=find(ctx, spec, table, one.id), sentence=entry.sentence, new=True)
+
+
+def trust(ctx: Context, which: str, *, by: str, because: str | None) -> tuple[str, bool]:
+    """Let rows that the champion found mislabelled into trainings after all; what is said, and whether it is new.
+
+    Raises:
+        NotFound: ST930, nothing with that id is held back.    InvalidInput: ST936, several are.
+    """
+    found = {one["id"]: one for one in held_back(ctx) if which and one["id"].startswith(which)}
+    if not found:
+        message = f"Nothing that is held back from training has the id {which[:40]!r}. `staytrue data` lists what is."
+        raise NotFound("ST930", message, got=which[:80])
+    if len(found) > 1:
+        raise InvalidInput("ST936", f"{len(found)} ids begin with {which!r}: give more of it.", ids=sorted(found))
+    (one,) = found.values()
+    now = datetime.now(UTC)
+    entry = Entry(
+        app=ctx.app.name,
+        timeline=DATA,
+        key=f"trusted:{one['id']}",
+        at=now,
+        kind="trusted",
+        sentence=_because(f"{by} says the labels of {one['what']} are right: they are trained on", because),
+        body={"held": one["id"], "what": one["what"], "by": by, "because": because},
+    )
+    known = [e for e in ctx.store.ledger.events(ctx.app.name, DATA, kinds=["trusted"]) if e.key == entry.key]
+    if known:
+        return known[0].sentence, False
+    ctx.store.ledger.append([entry], recorded_at=now)
+    return entry.sentence, True
+
+
+def held_back(ctx: Context) -> list[dict[str, Any]]:
+    """What the live loop holds back from training since it looks mislabelled (`loop/inspect.py`), oldest first."""
+    people = trusted(ctx.store.ledger, ctx.app.name)
+    found: dict[str, dict[str, Any]] = {}
+    for event in ctx.store.ledger.events(ctx.app.name, LIVE, kinds=["alarm", "let_go"]):
+        seen = event.body.get("evidence", {})
+        id_ = seen.get("held")
+        if id_ and event.kind == "alarm":
+            what = seen["group"] or seen["since"][:16]
+            found[id_] = {"id": id_, "what": what, "state": "held", "sentence": event.sentence, "evidence": seen}
+        elif id_ in found:
+            found[id_] |= {"state": "let_go"}
+    return [one | ({"state": "trusted"} if one["id"] in people else {}) for one in found.values()]
 
 
 def find(ctx: Context, spec: SourceSpec, table: Table, which: str) -> HeldWindow:

@@ -180,9 +180,7 @@ class Inspector:
             [np.zeros(len(losses), np.bool_), *(m for name, m in groups.items() if name in self.groups)], axis=0
         )
         told = self._of_part(part, losses[rest], agreed.at(rest) if agreed else None)
-        if not any(one.kind == "held" for one in told):
-            told += self._of_groups(part, losses, agreed, groups)
-        return told
+        return told + self._of_groups(part, losses, agreed, groups)
 
     def _of_part(self, part: Part, losses: np.ndarray, agreed: Agreement | None) -> list[Told]:
         if not len(losses):
@@ -233,7 +231,19 @@ class Inspector:
                 held = replace(_held(part, finding, group), since=since)
                 self.groups[name] = held
                 told.append(Told(kind="held", sentence=_said(held, finding), held=held, finding=finding.document()))
+                told += self._explained(held)
         return told
+
+    def _explained(self, group: Held) -> list[Told]:
+        """Let go parts in which some labels were wrong, now that it is known which."""
+        some = [held for held in self.parts if held.since >= group.since and held.finding["agreed"] > 0]
+        if not some or group.group is None:
+            return []
+        self.parts = [held for held in self.parts if held not in some]
+        if any(held in some for held in self.run):
+            self.run, self.run_seen = [], []
+        sentence = "The part {:%Y-%m-%d %H:%M} is trained on after all, without the rows of {}."
+        return [Told(kind="let_go", sentence=sentence.format(held.since, group.group.name), held=held) for held in some]
 
     def _is_usual(self, name: str) -> bool:
         suspicion = self.suspicions.get(name)
