@@ -23,6 +23,7 @@ import numpy as np
 
 from staytrue.kernel.evidence import Harm, fold_harm
 from staytrue.kernel.shift import Shift, fold_shift
+from staytrue.kernel.silence import Silence, fold_silence, overdue
 
 ALPHA = 0.05
 WINDOWS, ROWS, LOSSES = 2_000, 1_000, 10_000
@@ -229,6 +230,43 @@ def shift_delay(rng: np.random.Generator, sd: float, parts: int, quiet: int, mos
     return most
 
 
+# ---------------------------------------------------------------- silence
+
+RHYTHMS = ("days vary by 10 %", "days vary by 30 %", "AR(1) rho .5", "growing 7 % a month")
+WEEK = np.array([900, 1000, 1000, 1000, 950, 300, 0])
+DAYS = 730
+
+
+def rhythm(kind: str, rng: np.random.Generator, days: int) -> np.ndarray:
+    """Rows a day: a week with an empty Sunday, and days that vary by more than chance."""
+    spread = {"days vary by 10 %": 0.1, "days vary by 30 %": 0.3, "AR(1) rho .5": 0.1, "growing 7 % a month": 0.1}[kind]
+    noise = rng.normal(0, spread, days)
+    for day in range(1, days if kind.startswith("AR") else 0):
+        noise[day] += 0.5 * noise[day - 1]
+    trend = 1.00225 ** np.arange(days) if kind.startswith("growing") else 1.0
+    return rng.poisson(np.resize(WEEK, days) * np.exp(noise) * trend)
+
+
+def silence_stream(counts: np.ndarray, arl: float) -> bool:
+    silence = Silence.fresh(arl=arl)
+    for day, count in enumerate(counts.tolist()):
+        silence = fold_silence(silence, day, count)
+        if silence.is_open:
+            return True
+    return False
+
+
+def silence_delay(kind: str, rng: np.random.Generator, left: float, arl: float, most: int) -> int:
+    """Days until it is told that only the share `left` of the rows comes, after 20 weeks."""
+    counts = rhythm(kind, rng, 140 + most)
+    silence = Silence.fresh(arl=arl)
+    for day, count in enumerate(counts.tolist()):
+        silence = fold_silence(silence, day, count if day < 140 else int(rng.binomial(count, left)))
+        if day >= 140 and (silence.is_open or overdue(silence)):
+            return day - 139
+    return most
+
+
 # ---------------------------------------------------------------- the tables
 
 
@@ -266,6 +304,9 @@ def false_alarms(streams: int, seed: int, windows: int) -> bool:
         n = 1_000 if streams >= 60 and kind is exponential else 5 * streams
         alarms = [harm_stream(kind(np.random.default_rng((seed, i)), LOSSES), arl) for i in range(n)]
         well &= judged(f"harm, {kind.__name__.replace('_', ' ')}", alarms, f"{LOSSES} losses")
+    for name in RHYTHMS:
+        counts = [rhythm(name, np.random.default_rng((seed, i)), DAYS) for i in range(streams)]
+        well &= judged(f"silence, {name}", [silence_stream(c, DAYS / ALPHA) for c in counts], f"{DAYS} days")
     return well
 
 
@@ -315,6 +356,13 @@ def delays(repeats: int, seed: int) -> bool:
             f"  {'':18s} {quiet:12d} {rise:5.2f} {np.median(took):7.0f} {np.quantile(took, 0.9):6.0f} {most or '':>8}"
             f"  {'LATE' if is_late else ''}"
         )
+    print(f"Delay of silence, in days, after 20 weeks, threshold {DAYS / ALPHA:.0f} (60: not found)")
+    for name in RHYTHMS:
+        for left in (0.7, 0.5, 0.0):
+            took = [
+                silence_delay(name, np.random.default_rng((seed, i)), left, DAYS / ALPHA, 60) for i in range(repeats)
+            ]
+            print(f"  {name:24s} {left:13.0%} left {np.median(took):7.0f} {np.quantile(took, 0.9):6.0f}")
     return well
 
 

@@ -57,7 +57,8 @@ class Shift:
     Fields:
         arl: mean number of windows between false alarms, at least. columns: names, sorted. cells: for each column, (bins,)
             the cell of each of its bins. pool: (columns, 20) the reference and calm windows. block: (columns, 20) the open
-            block of four. held: (columns, 20) what came while a column is suspect.
+            block of four. waiting: (columns, 20) what of it is calm and joins the pool at its end, so that a block is never
+            compared with itself. held: (columns, 20) what came while a column is suspect.
         windows: how many were folded. tick: the newest, block_tick: the first of the open block (None: none yet).
         one, four: detectors over windows and over blocks. suspect: (columns,) see `held`. opened: (columns,) the tick at
             which the alarm named the column, -1 for none. ordinary: (columns, 2) ordinary windows and blocks in a row.
@@ -68,6 +69,7 @@ class Shift:
     cells: tuple[Ints, ...]
     pool: Ints
     block: Ints
+    waiting: Ints
     held: Ints
     windows: int
     tick: int | None
@@ -102,7 +104,7 @@ class Shift:
         none, k = np.zeros((len(columns), _CELLS), np.int64), len(columns)
         shift = cls(
             arl=float(arl), columns=columns, cells=tuple(_cells(counts) for counts in checked),
-            pool=none, block=none, held=none, windows=0, tick=None, block_tick=None,
+            pool=none, block=none, waiting=none, held=none, windows=0, tick=None, block_tick=None,
             one=Detector.fresh(k), four=Detector.fresh(k), suspect=np.zeros(k, np.bool_),
             opened=np.full(k, -1, np.int64), ordinary=np.zeros((k, 2), np.int64),
         )  # fmt: skip
@@ -123,7 +125,8 @@ class Shift:
         """Plain JSON from which `from_document` makes an equal state; below 1 kB a column, however long the stream."""
         return {
             "arl": self.arl, "columns": list(self.columns), "cells": [cells.tolist() for cells in self.cells],
-            "pool": self.pool.tolist(), "block": self.block.tolist(), "held": _lines(self.held, self.suspect),
+            "pool": self.pool.tolist(), "block": self.block.tolist(),
+            "waiting": self.waiting.tolist(), "held": _lines(self.held, self.suspect),
             "windows": self.windows, "tick": self.tick, "block_tick": self.block_tick,
             "one": self.one.document(), "four": self.four.document(), "suspect": self.suspect.tolist(),
             "opened": self.opened.tolist(), "ordinary": self.ordinary.tolist(),
@@ -135,7 +138,13 @@ class Shift:
         try:
             columns = tuple(str(name) for name in document["columns"])
             k = len(columns)
-            shape = {"pool": (k, _CELLS), "block": (k, _CELLS), "ordinary": (k, 2), "opened": (k,)}
+            shape = {
+                "pool": (k, _CELLS),
+                "block": (k, _CELLS),
+                "waiting": (k, _CELLS),
+                "ordinary": (k, 2),
+                "opened": (k,),
+            }
             tables = {name: np.array(document[name], np.int64).reshape(shape[name]) for name in shape}
             suspect = np.array(document["suspect"], np.bool_).reshape(k)
             held = np.zeros((k, _CELLS), np.int64)
@@ -289,10 +298,13 @@ def _pooled(shift: Shift, now: Ints, one_scores: Bytes, four_scores: Bytes) -> S
     suspect = named | np.where(shift.suspect, evidence >= 1, evidence >= _SUSPICIOUS)
     cleared = shift.suspect & ~suspect
     aside = suspect[:, None]
+    waiting = shift.waiting + np.where(aside, 0, now) + np.where(cleared[:, None], shift.held, 0)
+    is_full = shift.block_tick is None
     return replace(
         shift,
         suspect=suspect,
-        pool=shift.pool + np.where(aside, 0, now) + np.where(cleared[:, None], shift.held, 0),
+        pool=shift.pool + waiting if is_full else shift.pool,
+        waiting=np.zeros_like(waiting) if is_full else waiting,
         held=np.where(aside, shift.held + now, 0),
         one=detector.kept(detector.calmed(shift.one, cleared), one_scores, suspect),
         four=detector.kept(detector.calmed(shift.four, cleared), four_scores, suspect),
