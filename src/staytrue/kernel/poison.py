@@ -215,7 +215,8 @@ def judge_part(experience: Experience, losses: Floats, agreed: Agreement | None)
     error = (1 - min(now**2, 1.0)) / math.sqrt(rows - 1)
     apart = (usual - now) / max(math.hypot(wide, error), 0.01)
     lowest = now < float(before.min())
-    if lowest and far and now <= usual / 3 and usual - now >= _REVERSED and apart >= _APART:
+    unlike = now <= min(usual / 3, 2 / math.sqrt(rows)) and usual - now >= _REVERSED and apart >= _APART
+    if lowest and far and unlike:
         against = "go against the labels" if now < 0 else "have nothing to do with the labels"
         return replace(made, verdict="quarantine", why=f"the champion's answers {against}")
     if lowest and beyond and apart >= _FAR_APART:
