@@ -11,6 +11,7 @@ refusal.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from staytrue.kernel.checks import feed, form, leaks, shape, values
@@ -146,9 +147,8 @@ _EXPLAINS: Final[Mapping[str, frozenset[str]]] = {
 def _ordered(found: list[Breach]) -> list[Breach]:
     """Causes without their consequences, and what is refused first."""
     stuck = any(breach.code == "ST926" and breach.column is None for breach in found)
-    explained = {
-        (code, cause.column) for cause in found for code in _EXPLAINS.get(cause.code, ()) if cause.severity == "refuse"
-    }
+    found = [_with_weight(breach, found) for breach in found]
+    explained = {(code, cause.column) for cause in found for code in _EXPLAINS.get(cause.code, ())}
     stopped = {breach.code for breach in found} & {"ST923", "ST238"}
     kept = [
         breach
@@ -158,3 +158,10 @@ def _ordered(found: list[Breach]) -> list[Breach]:
         and not (stopped and breach.code in {"ST240", "ST923"} - {min(stopped)})
     ]
     return sorted(kept, key=lambda breach: breach.severity != "refuse")
+
+
+def _with_weight(cause: Breach, found: Sequence[Breach]) -> Breach:
+    """A cause is refused when one of its consequences is."""
+    explains = _EXPLAINS.get(cause.code, frozenset())
+    hard = any(one.column == cause.column and one.code in explains and one.severity == "refuse" for one in found)
+    return replace(cause, severity="refuse") if hard else cause

@@ -7,6 +7,7 @@ like is held against like.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -15,7 +16,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.sketch import Sketch, quantile
 
 __all__ = ["ENOUGH_WINDOWS", "LEVELS", "Usual", "usual"]
@@ -33,7 +33,7 @@ class Usual:
 
     Attributes:
         rows: how many.
-        nulls: nulls and NaN by column.
+        nulls: nulls, NaN and infinities by column.
         quartiles: (q25, median, q75) of each numeric column with finite values.
         ranges: (least, largest) finite value of each numeric column.
         spans: (oldest, newest) of each time column, in microseconds.
@@ -76,7 +76,7 @@ def usual(rows: int, sketches: Mapping[str, Sketch]) -> Usual:
     named = {name: _categories(s) for name, s in sketches.items() if s["is"] in {"text", "bool"}}
     return Usual(
         rows=rows,
-        nulls={name: s["nulls"] + s.get("nan", 0) for name, s in sketches.items()},
+        nulls={name: s["nulls"] + s.get("nan", 0) + s.get("infinite", 0) for name, s in sketches.items()},
         quartiles={name: _quartiles(s) for name, s in numbers.items()},
         ranges={name: (s["min"], s["max"]) for name, s in numbers.items()},
         spans={name: (s["min"], s["max"]) for name, s in sketches.items() if s["is"] == "time" and s["n"]},
@@ -131,7 +131,9 @@ def _cells(s: Sketch) -> int:
 
 
 def _print(s: Sketch) -> int:
-    return int.from_bytes(hashlib.blake2b(canonical_json(s), digest_size=8).digest(), "big")
+    # Not the canonical spelling of documents, which has no word for half a character, as a garbled text may hold.
+    text = json.dumps(s, sort_keys=True, separators=(",", ":"))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _sums_up(s: Sketch) -> bool:

@@ -78,7 +78,8 @@ def decimals_of(values: NDArray[np.float64]) -> int | None:
         (2, -2)
     """
     for decimals in range(-2, _MOST_DECIMALS):
-        scaled = values * 10.0**decimals
+        with np.errstate(over="ignore"):
+            scaled = values * 10.0**decimals
         blur = np.abs(scaled) * 2.0**-50
         if (blur > 0.01).any():
             return None

@@ -42,7 +42,7 @@ def volume(case: Case) -> Iterable[Breach]:
         return
     middle = median(counts[-_NEAR:])
     away = math.log(rows / middle)
-    usual_away = _SLACK * max((abs(one) for one in _aways(counts)), default=math.inf)
+    usual_away = max((abs(one) for one in _aways(counts)), default=math.inf)
     if away < -usual_away - _FEWER and rows < min(counts):
         yield Breach(
             code="ST240",

@@ -18,7 +18,7 @@ from staytrue.kernel.usual import ENOUGH_WINDOWS
 __all__ = ["future", "leaks"]
 
 _ENOUGH_ROWS: Final = 30
-_ENOUGH_FOR_ORDER: Final = 100
+_ENOUGH_FOR_CLASSES: Final = 100
 # Of ranks: what an honest feature does not reach on real data. Elec2's price orders its label to 0.99 within a day.
 _KNOWS: Final = 0.99
 _KNOWS_CLASSES: Final = 0.999
@@ -62,7 +62,7 @@ def _knows(column: Column, label: Column) -> str | None:
         return None
     if classes == int(known.max()) + 1 and np.array_equal(known, asked) and kind_of(column.type) == kind_of(label.type):
         return "has the values or the order of"
-    if int(both.sum()) < _ENOUGH_FOR_ORDER:
+    if classes < _ENOUGH_ROWS // 2 and int(both.sum()) < _ENOUGH_FOR_CLASSES:
         return None
     ordered = "text" not in {kind_of(column.type), kind_of(label.type)}
     if ordered and _order(known, asked, classes) >= (_KNOWS if classes > 2 else _KNOWS_CLASSES):

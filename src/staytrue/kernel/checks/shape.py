@@ -228,7 +228,7 @@ def units(case: Case) -> Iterable[Breach]:
             yield flipped
             continue
         scaled = _scaled(case, name)
-        found = scaled and (_far(case, scaled) or _near(scaled))
+        found = scaled and (_far(case, scaled) or _near(scaled, _leaves_range(case, scaled)))
         if found:
             yield _unit(case, name, *found)
 
@@ -280,14 +280,23 @@ class _Scaled:
         return float(distances(_filled(self.values), self.past).min()) if self.past else 0.0
 
     @cached_property
+    def grown(self) -> float:
+        """By how much the values grew, as the logarithm of a ratio: from the buckets, 64 to a doubling."""
+        before = np.array([one.places for one in self.past[-ENOUGH_WINDOWS:] if one.places is not None])
+        now = _filled(self.values).places
+        assert now is not None  # noqa: S101 (shapes of values have places)
+        return float((np.abs(now).mean() - np.abs(before).mean()) / 64 * math.log(2))
+
+    @cached_property
     def own(self) -> Own | None:
         """How far windows lie from one another by themselves."""
         return own_past(self.past)
 
     def undone(self, ratio: float) -> Shape | None:
         """The shape when a factor is undone; None when whole numbers would become zero."""
-        values = np.rint(self.values / ratio) if self.whole else self.values / ratio
-        return None if (values == 0).any() else _filled(values)
+        with np.errstate(over="ignore"):
+            values = np.rint(self.values / ratio) if self.whole else self.values / ratio
+        return None if (values == 0).any() or not np.isfinite(values).all() else _filled(values)
 
     def grid(self, ratio: float) -> float:
         """The logarithm of how likely all values fit the old decimals once the factor is undone, were it not there.
@@ -300,8 +309,9 @@ class _Scaled:
         step = max(10.0 ** (before - now) / ratio, 4 * _DUST)
         if step >= 1:
             return 0.0
-        values = self.distinct / ratio * 10.0**before
-        off = np.abs(values - np.rint(values))
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = self.distinct / ratio * 10.0**before
+            off = np.abs(values - np.rint(values))
         return len(values) * math.log(step) if off.max() <= step / 2 + _DUST else 0.0
 
 
@@ -336,14 +346,25 @@ def _far(case: Case, scaled: _Scaled) -> tuple[float, str] | None:
     lows, highs = past.min(axis=0), past.max(axis=0)
     if lows[1] <= 0 or now[1] <= 0:
         return None
-    beyond = max(now[1] / highs[1], lows[1] / now[1])
+    with np.errstate(over="ignore"):
+        beyond = max(now[1] / highs[1], lows[1] / now[1])
     if beyond < max(_FAR, float((highs[1] / lows[1]) ** 0.5)):
         return None
     middle = float(np.median(past[:, 1]))
-    return _likeliest(scaled) or min(_BOTH_WAYS, key=lambda factor: abs(math.log(now[1] / factor[0] / middle)))
+    grown = math.log(now[1]) - math.log(middle)
+    return _likeliest(scaled) or min(_BOTH_WAYS, key=lambda factor: abs(grown - math.log(factor[0])))
 
 
-def _near(scaled: _Scaled) -> tuple[float, str] | None:
+def _leaves_range(case: Case, scaled: _Scaled) -> bool:
+    """Whether more than a tenth of the values are larger or smaller than any before."""
+    spans = [past.ranges[scaled.name] for past in case.past if scaled.name in past.ranges]
+    if len(spans) < ENOUGH_WINDOWS:
+        return False
+    low, high = min(one[0] for one in spans), max(one[1] for one in spans)
+    return float(((scaled.values < low) | (scaled.values > high)).mean()) > _OUTSIDE
+
+
+def _near(scaled: _Scaled, outside: bool) -> tuple[float, str] | None:  # noqa: FBT001 (one fact more)
     """Strange as it is, and as it always was when a known factor is undone; or on the grid that only a factor leaves."""
     best = _likeliest(scaled)
     if best is None or scaled.own is None:
@@ -352,15 +373,16 @@ def _near(scaled: _Scaled) -> tuple[float, str] | None:
     if grid < _SURELY and small:
         return best
     bar = scaled.own.bar
-    if grid < _PROBABLY:
+    if grid < _PROBABLY or (outside and (scaled.decimals is None or grid)):
         bar = scaled.own.usual + _LEAST
     elif small and not grid:
         # By themselves, prices nearly double within a week: without a grid, a small factor needs a lot more.
-        bar = math.inf if scaled.decimals is not None else 2 * bar
+        bar = math.inf if scaled.decimals is not None else 1.5 * bar
     undone = scaled.undone(best[0])
     return best if scaled.away > bar and undone is not None and scaled.own.away(undone) <= scaled.away / 3 else None
 
 
+_OUTSIDE: Final = 0.1
 _UNTOLD: Final = 12
 _DUST: Final = 1e-6
 _SURELY: Final = -25.0
@@ -378,8 +400,9 @@ def _likeliest(scaled: _Scaled) -> tuple[float, str] | None:
         if undone is None or scaled.own is None or scaled.own.away(undone) > scaled.own.usual + _LEAST:
             continue
         gap = float(np.mean(distances(undone, scaled.past[-ENOUGH_WINDOWS:])))
-        found.append((grid > _SURELY, gap, ratio, words))
-    return min(found)[2:] if found else None
+        # Among factors that whole numbers can't tell apart, the one that is as large as the change.
+        found.append((grid > _SURELY, not grid, round(gap, 2), abs(math.log(ratio) - scaled.grown), ratio, words))
+    return min(found)[4:] if found else None
 
 
 def _filled(values: NDArray[np.float64]) -> Shape:

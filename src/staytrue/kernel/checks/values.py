@@ -27,7 +27,7 @@ _FAR_SHARE: Final = 0.1
 
 
 def missing(case: Case) -> Iterable[Breach]:
-    """More nulls and NaN than the past explains, or than a person wants."""
+    """More nulls, NaN and infinities than the past explains, or than a person wants."""
     rows = case.now.rows
     for name in case.features:
         nulls, terms = case.now.nulls.get(name, 0), case.terms.of(name)
@@ -170,7 +170,10 @@ def categories(case: Case) -> Iterable[Breach]:
 
 
 def _new_before(case: Case, name: str) -> tuple[float, bool]:
-    """The largest share of texts that one window had and none before it, and whether new texts hardly ever come."""
+    """The largest share of texts that one window had and none before it, and whether new texts hardly ever come.
+
+    The first half of the windows only teaches which texts there are.
+    """
     shares = []
     known: set[str] = set()
     rows = 0
@@ -180,7 +183,7 @@ def _new_before(case: Case, name: str) -> tuple[float, bool]:
             shares.append(sum(n for text, n in counts.items() if text not in known) / sum(counts.values()))
         known |= counts.keys()
         rows += sum(counts.values())
-    late = shares[ENOUGH_WINDOWS:][-RECENT:]
+    late = shares[max(ENOUGH_WINDOWS, len(shares) // 2) :]
     closed = (
         rows >= _KNOWN_ROWS
         and len(known) <= _FEW_CATEGORIES
@@ -199,6 +202,16 @@ def _garbled(text: str) -> Iterable[str]:
     yield text.encode("ascii", "ignore").decode()
 
 
+def _is_garbled(text: str) -> bool:
+    """Whether a text of UTF-8 was read as another encoding: known from its own letters, without the one it should be."""
+    if "\ufffd" in text:
+        return True
+    try:
+        return text.encode("cp1252").decode("utf-8") != text
+    except UnicodeError:
+        return False
+
+
 _SPELLINGS: Final[tuple[tuple[str, Callable[[str], Iterable[str]]], ...]] = (
     ("another letter case", lambda text: (text.upper(), text.lower(), text.title(), text.capitalize())),
     ("spaces around the text were added or lost", lambda text: (text.strip(),)),
@@ -208,16 +221,18 @@ _SPELLINGS: Final[tuple[tuple[str, Callable[[str], Iterable[str]]], ...]] = (
 
 
 def _respelled(news: Mapping[str, int], known: frozenset[str]) -> str | None:
-    """What was done to known texts to get nine in ten of these; None when nothing explains them."""
+    """What was done to known texts to get four in five of these; None when nothing explains them."""
     rows = sum(news.values())
 
     def explained(texts: Iterable[str]) -> bool:
         made = set(texts)
-        return 10 * sum(n for text, n in news.items() if text in made) >= 9 * rows
+        return 5 * sum(n for text, n in news.items() if text in made) >= 4 * rows
 
     for words, spell in _SPELLINGS:
         if explained(spelled for text in known for spelled in spell(text) if spelled != text):
             return words
+    if explained(text for text in news if _is_garbled(text)):
+        return "another encoding: bytes were read as the wrong characters"
     if explained(text for text in news if text.strip() in known):
         return "spaces around the text were added or lost"
     if explained(text for text in news if text.casefold() in {one.casefold() for one in known}):
@@ -244,7 +259,10 @@ def constant(case: Case) -> Iterable[Breach]:
         if rows * math.log((1 + 3 * most) / 4) > math.log(_RARE):
             continue
         column = case.columns[name]
-        value = column.values[column.valid][0]
+        present = column.values[column.valid]
+        value = present[0]
+        if not (present == value).all():
+            continue
         yield Breach(
             code="ST927",
             column=name,
@@ -257,7 +275,7 @@ def constant(case: Case) -> Iterable[Breach]:
 def precision(case: Case) -> Iterable[Breach]:
     """A numeric column has fewer decimals than it always had."""
     for name in case.measured:
-        if name not in case.now.decimals or case.now.cells.get(name, 0) < ENOUGH_WINDOWS or case.now.rows < _SOME:
+        if name not in case.now.ranges or case.now.cells.get(name, 0) < ENOUGH_WINDOWS or case.now.rows < _SOME:
             continue
         before = [
             past.decimals[name] for past in case.past if name in past.decimals and past.cells.get(name, 0) >= _FEW
