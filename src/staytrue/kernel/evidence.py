@@ -99,6 +99,21 @@ class Differences:
         """Rows of all ticks, also of one that is still open."""
         return int(self.sums[:, 0].sum())
 
+    @property
+    def mean(self) -> float:
+        """Mean clipped difference a row, in units of the loss; 0 before a row was seen.
+
+        Example:
+            >>> round(fold(Differences.fresh(scale=10), 1, [1.0, 3.0, 30.0]).mean, 3)
+            4.667
+        """
+        return float(self.sums[:, 1].sum()) * (self.scale / _UNIT) / self.rows if self.rows else 0.0
+
+    def before(self, tick: int | None) -> tuple[Floats, Floats]:
+        """(k,) rows, and (k,) summed clipped differences in units of the loss, of each tick below `tick` (None: of all)."""
+        sums = self.sums if tick is None else self.sums[: np.searchsorted(self.ticks, tick)]
+        return sums[:, 0].astype(np.float64), sums[:, 1].astype(np.float64) * (self.scale / _UNIT)
+
     def document(self) -> dict[str, Any]:
         """Plain JSON from which `from_document` makes an equal state."""
         table = np.column_stack([self.ticks, self.sums])

@@ -1,12 +1,10 @@
 """Remedy: what to do about an alarm. Each kind wants something else, so it is one table, and replay and live loop read the same.
 
-| alarm | is about | what is done | people hear of it |
-| --- | --- | --- | --- |
-| `fault` | rows that break the contract, or labels that the champion can't believe | they go into quarantine, nothing is trained on them | yes |
-| `harm` | the champion loses more than when it was fresh | champions of before are looked at, then it is retrained when that pays | yes |
-| `shift` | inputs or answers moved | with labels and no harm: a note. Else labels are wanted | only without labels |
-| `silence` | rows, labels or requests stopped or repeat themselves | nothing is called right any more | yes |
-| `system` | errors, latency, disk | a release that fails is rolled back, what died is started again | yes |
+fault     rows break the contract, or labels can't be believed: they are put aside, and nothing is trained on them
+harm      the champion loses more than when it was fresh: champions of before are looked at, then a retraining
+shift     inputs or answers moved: with labels and no harm a note, else labels are wanted
+silence   rows or labels stopped or slowed: nothing is called right any more
+system    errors, latency, disk: a release that fails is rolled back, and what died is started again
 """
 
 from __future__ import annotations

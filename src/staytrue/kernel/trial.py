@@ -106,7 +106,7 @@ def judge(
 
     Half of alpha goes to all rows together, the other half is split over the segments; without segments all rows have
     it all. A segment can only refuse: `worse` when its loss is surely more than `margin` above the champion's. A
-    verdict that the unclipped mean contradicts is held (`undecided`).
+    verdict that the unclipped mean contradicts is held (`undecided`), and so is a good one while a segment seems worse.
 
     Args:
         overall: all pairs. segments: the pairs of each segment, by name. The names must be known when the trial starts
@@ -135,6 +135,11 @@ def judge(
         segment = max(refusing, key=lambda name: refusing[name].lo)
         sentence = f"{_measured(refusing[segment], tick)}, worse in {segment}"
         return Judgement(verdict="worse", interval=found, segment=segment, sentence=sentence, evidence=evidence)
+    if said in ("better", "not_worse"):
+        harmed = [name for name, state in segments.items() if _seems_harmed(state, margin, before)]
+        if harmed:
+            sentence = f"{_measured(found, tick)}, but {', '.join(harmed)} seems worse, undecided"
+            return Judgement(verdict="undecided", interval=found, segment=None, sentence=sentence, evidence=evidence)
     held = _contradicted(said, found, margin)
     if held:
         sentence = (
@@ -149,6 +154,19 @@ def judge(
         sentence=_sentence(said, found, overall.rows, tick),
         evidence=evidence,
     )
+
+
+def _seems_harmed(state: Differences, margin: float, before: int | None) -> bool:
+    """Whether a segment's mean lies more than two standard errors beyond the margin, over its ticks as they are now.
+
+    No evidence that may refuse, since it is looked at often; but a segment that is too small to speak yet is waited for.
+    """
+    rows, losses = state.before(before)
+    if rows.size < 2:
+        return False
+    mean = losses.sum() / rows.sum()
+    spread = ((losses - mean * rows) ** 2).sum() * rows.size / (rows.size - 1)
+    return bool(mean - 2 * math.sqrt(spread) / rows.sum() > margin)
 
 
 def _contradicted(said: Verdict, found: Interval, margin: float) -> bool:

@@ -322,7 +322,9 @@ class _Check:
         unseen = "" if was and was.model == new.release.model else " that neither saw"
         said = f"It loses {losses} on {found.held_out:,} rows{unseen}"
         judged = found.judgement
-        worse = judged.verdict == "worse" or (judged.verdict == "undecided" and found.pairs.mean > found.pairs.margin)
+        worse = judged.verdict == "worse" or (
+            judged.verdict == "undecided" and found.pairs.overall.mean > found.pairs.margin
+        )
         if worse:
             beyond = (
                 "worse" if judged.verdict == "worse" else f"in the mean beyond the margin of {found.pairs.margin:.3g}"

@@ -60,12 +60,6 @@ class Pairs:
         named = {f"{name}={value}": state for (name, value), state in self.segments.items()}
         return judge(self.overall, named, alpha=self.alpha, margin=self.margin)
 
-    @property
-    def mean(self) -> float:
-        """Mean difference a row, clipped; 0 before a row was seen."""
-        rows = self.overall.sums[:, 0].sum()
-        return float(self.overall.sums[:, 1].sum() * (self.overall.scale / 2.0**30) / rows) if rows else 0.0
-
 
 def pairs(
     past: Past, settings: Settings, champion: Trained, challenger: Trained, *, stop: int, number: int
@@ -172,7 +166,7 @@ class Trial:
         proof = self.last or self.step.stage == "canary"
         if live.verdict == "worse":
             judgement, verdict = live, "worse"
-        elif proof and verdict in ("better", "not_worse") and self.live.mean > self.live.margin:
+        elif proof and verdict in ("better", "not_worse") and self.live.overall.mean > self.live.margin:
             verdict = "undecided"  # the backtest speaks for it, the live rows against: wait for more
         over = days >= settings.trial_days or self.live_rows >= settings.trial_rows
         move = advance(verdict=verdict, rows=self.step_rows, needed=self.step.rows, proof=proof, over=over)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from staytrue.kernel.evidence import Differences, fold
 from staytrue.kernel.trial import judge, spend
@@ -28,7 +27,6 @@ def verdicts(effects: dict[str, float], seed: int, *, days: int = 60, rows: int 
     return said
 
 
-@pytest.mark.xfail(strict=True, reason="judge promotes on all rows before a small segment has blocks enough to refuse")
 def test_a_challenger_that_doubles_the_loss_of_a_small_segment_is_never_let_in() -> None:
     for seed in range(5):
         said = verdicts({"corporate": 1.0, "": -0.15}, seed)
