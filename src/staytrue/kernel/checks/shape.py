@@ -372,14 +372,17 @@ def _near(scaled: _Scaled, outside: bool) -> tuple[float, str] | None:  # noqa: 
     grid, small = scaled.grid(best[0]), 1 / _FAR < best[0] < _FAR
     if grid < _SURELY and small:
         return best
-    bar = scaled.own.bar
-    if grid < _PROBABLY or (outside and (scaled.decimals is None or grid)):
+    bar, fit = scaled.own.bar, 1 / 3
+    if outside and (scaled.decimals is None or grid):
+        # Something happened for sure: asked is only whether a factor explains it.
+        bar, fit = scaled.own.usual / 2 + _LEAST, 1 / 2
+    elif grid < _PROBABLY:
         bar = scaled.own.usual + _LEAST
     elif small and not grid:
         # By themselves, prices nearly double within a week: without a grid, a small factor needs a lot more.
         bar = math.inf if scaled.decimals is not None else 1.5 * bar
     undone = scaled.undone(best[0])
-    return best if scaled.away > bar and undone is not None and scaled.own.away(undone) <= scaled.away / 3 else None
+    return best if scaled.away > bar and undone is not None and scaled.own.away(undone) <= fit * scaled.away else None
 
 
 _OUTSIDE: Final = 0.1
