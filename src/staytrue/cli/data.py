@@ -6,7 +6,7 @@ import argparse
 import getpass
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,14 @@ def _shown(told: Mapping[str, Any]) -> str:
         return f"{told['true']} true"
     if told.get("min") is None:
         return "-"
+    if told["kind"] == "time":
+        return f"{_at(told['min'])} .. {_at(told['max'])}"
     median = told.get("median")
     return f"{told['min']:.6g} .. {told['max']:.6g}" + (f", median {median:.6g}" if median is not None else "")
+
+
+def _at(micros: float) -> str:
+    return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros):%Y-%m-%d %H:%M}"
 
 
 # ---------------------------------------------------------------- decisions

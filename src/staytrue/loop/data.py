@@ -432,7 +432,11 @@ def _gaps(spec: SourceSpec, table: Table) -> int:
 def _freshness(spec: SourceSpec, table: Table, behind: int, held: int) -> str:
     if table.until is None:
         return f"{spec.name}: nothing was fetched yet."
-    late = f"{behind} windows behind" if behind else "up to date"
+    late = f"{_windows(behind)} behind" if behind else "up to date"
     waiting = f", {table.unlabelled:,} without a label" if table.unlabelled else ""
-    apart = f"; {held} windows in quarantine" if held else ""
+    apart = f"; {_windows(held)} in quarantine" if held else ""
     return f"{spec.name}: {table.rows:,} rows in {len(table.parts)} parts{waiting}, {late}{apart}."
+
+
+def _windows(count: int) -> str:
+    return "1 window" if count == 1 else f"{count:,} windows"
