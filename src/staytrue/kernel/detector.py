@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from staytrue.errors import InvalidInput
 
-__all__ = ["Detector", "calmed", "kept", "seen", "settled"]
+__all__ = ["PATIENCE", "Detector", "calmed", "kept", "seen", "settled"]
 
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
@@ -39,7 +39,8 @@ Ints = NDArray[np.int64]
 
 # 160 windows are five months of days: longer memories give more evidence a window, and forget a season less.
 _CALM: Final = 160
-_SUSPECT: Final = 32
+PATIENCE: Final = 64
+"""Suspicion ends after so many windows if no alarm came of it: its price is right only while all of them are remembered."""
 # Among fewer calm windows a rank says nothing: no bet is made, and no evidence begins.
 _FEWEST: Final = 3
 # A bet pays (1 + how many calm windows are at least as extreme) ** -1.5. Of 1, 1.5, 2 and mixtures, 1.5 found shifts of
@@ -55,7 +56,7 @@ class Detector:
     """The state for several series at once. Start with `Detector.fresh(series)`.
 
     Fields:
-        calm: (series, 160) scores of calm windows, a ring; 0 is an empty place. suspect: (series, 32) likewise.
+        calm: (series, 160) scores of calm windows, a ring; 0 is an empty place. suspect: (series, 64) likewise.
         calm_n, suspect_n: (series,) how many were put in. evidence: (series,). peak: (series,) the bets won since the
             likeliest beginning. since: (series,) tick of that beginning, -1 for none. extreme: (series,) whether the
             newest window spoke for a change.
@@ -80,7 +81,7 @@ class Detector:
         """
         return cls(
             calm=np.zeros((series, _CALM), np.uint8),
-            suspect=np.zeros((series, _SUSPECT), np.uint8),
+            suspect=np.zeros((series, PATIENCE), np.uint8),
             calm_n=np.zeros(series, np.int64),
             suspect_n=np.zeros(series, np.int64),
             evidence=np.zeros(series),
@@ -108,7 +109,7 @@ class Detector:
         try:
             state = cls(
                 calm=np.stack([_bytes(text, _CALM) for text in document["calm"]]),
-                suspect=np.stack([_bytes(text, _SUSPECT) for text in document["suspect"]]),
+                suspect=np.stack([_bytes(text, PATIENCE) for text in document["suspect"]]),
                 calm_n=np.array(document["calm_n"], np.int64),
                 suspect_n=np.array(document["suspect_n"], np.int64),
                 evidence=np.array(document["evidence"], np.float64),
@@ -192,7 +193,7 @@ def _bets(detector: Detector, scores: Bytes) -> Floats:
     """(series,) e-values: what the rank pays over what it pays on average over all ranks that are possible now."""
     calm = np.minimum(detector.calm_n, _CALM)
     above = np.count_nonzero(detector.calm >= scores[:, None], axis=1)
-    price, held = _PRICES[calm], np.minimum(detector.suspect_n, _SUSPECT)
+    price, held = _PRICES[calm], np.minimum(detector.suspect_n, PATIENCE)
     lines = np.flatnonzero(held)
     if lines.size:
         suspects = detector.suspect[lines]

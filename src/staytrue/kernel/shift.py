@@ -295,7 +295,8 @@ def _named(shift: Shift) -> Shift:
 def _pooled(shift: Shift, now: Ints, one_scores: Bytes, four_scores: Bytes) -> Shift:
     """With the window in pool and memory, or held back where evidence speaks for a change."""
     evidence, named = shift.evidence, shift.opened >= 0
-    suspect = named | np.where(shift.suspect, evidence >= 1, evidence >= _SUSPICIOUS)
+    speaks = np.where(shift.suspect, evidence >= 1, evidence >= _SUSPICIOUS)
+    suspect = named | (speaks & (shift.one.suspect_n < detector.PATIENCE))
     cleared = shift.suspect & ~suspect
     aside = suspect[:, None]
     waiting = shift.waiting + np.where(aside, 0, now) + np.where(cleared[:, None], shift.held, 0)

@@ -251,7 +251,8 @@ def _judged(silence: Silence, tick: int, level: float, below: float) -> Silence:
     ordinary = 0 if is_extreme or not silence.is_open else silence.ordinary + 1
     is_over = silence.is_open and ordinary >= _ORDINARY
     is_open = (silence.is_open or evidence >= silence.arl) and not is_over
-    is_suspect = is_open or (not is_over and evidence >= (1 if silence.is_suspect else _SUSPICIOUS))
+    speaks = not is_over and evidence >= (1 if silence.is_suspect else _SUSPICIOUS)
+    is_suspect = is_open or (speaks and int(core.suspect_n[0]) < detector.PATIENCE)
     yes = np.ones(1, np.bool_)
     if is_over:
         core = detector.settled(core, yes)
