@@ -108,7 +108,7 @@ def fold(before: Open, event: Told) -> tuple[Open, list[Incident]]:  # noqa: PLR
         )
         return over, [*back, *ended]
     if event.kind in _CALMS:
-        return _resolved(before, [("harm", "harm")], event)
+        return _resolved(before, [key for key in before if key[0] == "harm"], event)
     if event.kind in _ENDS:
         return _resolved(before, [key for key in before if key[0] in _OVER_WITH_CHAMPION], event)
     return before, []

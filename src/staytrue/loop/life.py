@@ -23,6 +23,7 @@ from staytrue.kernel.release import Digest
 from staytrue.kernel.remedy import AlarmKind, remedy
 from staytrue.kernel.rollout import Step, in_canary, moved, steps
 from staytrue.kernel.schedule import quiet
+from staytrue.kernel.segments import SegmentWatch
 from staytrue.loop.answers import AnswerWatch
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
@@ -33,6 +34,7 @@ from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.past import Past
 from staytrue.loop.release import checked_out, new_release
 from staytrue.loop.rhythm import Break, Rhythm
+from staytrue.loop.segments import watch_of, watched
 from staytrue.loop.shelf import Found, Kept, Shelf
 from staytrue.loop.train import TRAININGS, Trained, train
 from staytrue.loop.trial import Backtest, Pairs, Sums, Trial, backtest, inputs, pairs
@@ -42,6 +44,7 @@ from staytrue.store.tables import Table
 
 __all__ = ["Candidate", "Life", "Retraining", "Served", "Waiting", "mean_interval", "short"]
 
+_KINDS = ("harm", "shift", "silence")
 _HALF = 0.5
 """Share of the rows that a challenger answers when the trial has no live step of its own."""
 _DAY = timedelta(days=1)
@@ -144,6 +147,9 @@ class Life:
     answers: AnswerWatch | None = None
     rhythm: Rhythm | None = None
     inspector: Inspector = field(default_factory=Inspector)
+    segments: SegmentWatch | None = None
+    fresh_from: int = 0
+    """From this tick on the champion's losses say what fresh means in each segment."""
     outside: tuple[str, ...] = ()
     """Kinds of open alarms that are not about what the champion answers, but about where the rows come from."""
     retraining: Retraining | None = None
@@ -283,16 +289,17 @@ class Life:
         start, stop = self._training_span(self.stop) if self.stop else (0, 0)
         self.inputs = InputWatch(start=start, stop=stop, begun=begun, arl=self.arl("shift"))
         self.answers = AnswerWatch(arl=self.arl("shift"), warm=self.watch.books.warm)
+        self.segments, self.fresh_from = None, self.known
 
     def arl(self, kind: Literal["harm", "shift", "silence"]) -> float:
         """Mean number of ticks between two false alarms of a detector of this kind, at least."""
-        of_a_kind = {"harm": 1, "shift": 2, "silence": 2}  # inputs and answers; rows and labels
+        # Two of each: all rows and segments, inputs and answers, rows and labels.
         return arl(
             kind,
             ticks_per_year=timedelta(days=365) / self.past.spec.every,
             alpha=self.settings.false_alarms,
-            kinds=tuple(of_a_kind),
-            detectors=of_a_kind[kind],
+            kinds=_KINDS,
+            detectors=2,
         )
 
     @property
@@ -379,6 +386,7 @@ class Life:
         if served.champion == self.release:
             self._look_at_answers(tick, now)
             self._learn_champion(tick, losses, now)
+            yield from self._learn_segments(tick, losses, now)
         if self.rollback and served.watch == self.rollback.number:
             self._learn_rollback(self.rollback, tick, losses, now)
 
@@ -451,6 +459,26 @@ class Life:
         if self.watch.alarmed:
             self.bad.add(self.past.ticks[tick].part.since.date())
 
+    def _learn_segments(self, tick: int, losses: np.ndarray, now: datetime) -> Steps[None]:
+        """Is the champion still as good in each segment as it was there when fresh?"""
+        books = self.watch.books
+        if not self.ctx.app.segments or books.rows < books.warm:
+            return
+        if self.segments is None:
+            yield from self.past.answered([self.champion], self.fresh_from, tick + 1)
+            alpha = self.settings.false_alarms / len(_KINDS) / 2
+            self.segments = watch_of(self.past, self.champion, start=self.fresh_from, stop=tick + 1, alpha=alpha)
+            return
+        before = self.segments.fired
+        self.segments = watched(self.segments, self.past, tick, losses)
+        for one in self.segments.harmed():
+            if one.segment not in before:
+                numbers = {"fresh_loss": one.baseline, "loss": one.level, "evidence": one.evidence}
+                sentence = f"Harm alarm in a segment: {one.sentence}."
+                self._tell(
+                    "alarm", sentence, now, self.release, short(numbers), alarm="harm", what=one.segment, state="opened"
+                )
+
     def _learn_rollback(self, rollback: RollbackWatch, tick: int, losses: np.ndarray, now: datetime) -> None:
         try:
             old = self.past.losses(rollback.old, tick)
@@ -522,7 +550,7 @@ class Life:
         own = [
             kind
             for kind, is_open in (
-                ("harm", self.watch.alarmed),
+                ("harm", self.watch.alarmed or bool(self.segments and self.segments.fired)),
                 ("shift", moved),
                 ("silence", silent),
                 ("fault", held),
@@ -791,6 +819,7 @@ class Life:
             )
         self.watch.renew(trial.lost)
         self._watch_inputs(self.lived)
+        self.fresh_from = trial.started
         self.trial, self.waiting, self.setbacks = None, None, 0
 
     def reject(self, now: datetime, verdict: str, why: str, numbers: Mapping[str, Any]) -> None:
@@ -819,6 +848,8 @@ class Life:
         if settled and (trial is None or trial.source == "retrain"):
             alarmed = self.watch.alarmed
             self.watch.settle(settled)
+            recent = self.past.back(self.known, self.settings.holdout, not_before=self.stop)
+            self.segments, self.fresh_from = None, trial.started if trial else recent
             if alarmed:
                 loss = self.watch.books.loss or 0.0
                 sentence = (

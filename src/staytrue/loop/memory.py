@@ -20,6 +20,7 @@ from staytrue.kernel.evidence import Differences, Harm
 from staytrue.kernel.policy import Decision, Freshness
 from staytrue.kernel.release import Digest
 from staytrue.kernel.rollout import Step
+from staytrue.kernel.segments import SegmentWatch
 from staytrue.loop.answers import AnswerWatch
 from staytrue.loop.inputs import InputWatch
 from staytrue.loop.inspect import Inspector
@@ -49,6 +50,8 @@ def remember(life: Life) -> dict[str, Any]:
         "shelf": _shelf_document(life),
         "answers": life.answers and life.answers.document(),
         "inspector": life.inspector.document(),
+        "segments": life.segments and life.segments.document(),
+        "fresh_from": _time(life, life.fresh_from),
         "rhythm": life.rhythm and life.rhythm.document(),
         "inputs": life.inputs and _inputs_document(life, life.inputs),
         "retraining": life.retraining
@@ -93,6 +96,8 @@ def _recall(life: Life, document: Mapping[str, Any]) -> None:
     life.shelf = _shelf(life, document.get("shelf"))
     life.answers = AnswerWatch.from_document(document["answers"]) if document.get("answers") else None
     life.inspector = Inspector.from_document(document.get("inspector", {}))
+    life.segments = SegmentWatch.from_document(document["segments"]) if document.get("segments") else None
+    life.fresh_from = _tick(life, document.get("fresh_from", document["known"]))
     life.rhythm = Rhythm.from_document(document["rhythm"]) if document.get("rhythm") else None
     life.inputs = _inputs(life, document["inputs"]) if document.get("inputs") else None
     under_way = document["retraining"]
