@@ -338,7 +338,7 @@ def refutations(*, days_differ: float, rises: float, runs: int) -> tuple[int, in
 
 
 def show_refutations(runs: int) -> bool:
-    """Print how often the estimate is refuted wrongly, and how soon rightly; whether it keeps its promise of 1 in 1,000 blocks."""
+    """Print how often the estimate is refuted wrongly, and how soon rightly; whether it is wrong once in 1,000 blocks at most."""
     total = wrong = 0
     for days_differ in (0.0, 0.05, 0.1):
         blocks, false, _ = refutations(days_differ=days_differ, rises=0.0, runs=runs)
