@@ -117,6 +117,16 @@ def test_a_feed_that_is_stuck_is_found_on_its_first_repeated_window():
     assert breaches(history=[*HISTORY, held(window(0))]) == []
 
 
+def test_a_source_that_always_says_the_same_is_left_alone():
+    found, history = [], []
+    for day in range(9):
+        same = window(0) | {"at": made(window(0)["at"].values + day * DAY, "timestamp[UTC]"), "id": window(day)["id"]}
+        found += breaches(day=day, history=history, **same) if day else []
+        history.append(held(same))
+
+    assert {(b.code, b.severity) for b in found} == {("ST926", "warn")}
+
+
 def test_rows_that_stop_coming_and_rows_that_are_few_are_told_apart():
     rows = window(0)
     early = rows["at"].values < micros(SINCE) + DAY // 2

@@ -133,6 +133,8 @@ def repetition(case: Case) -> Iterable[Breach]:
             column=None,
             sentence=f"All {now.rows} rows are those of an earlier window, but for key and time.",
             likely="the feed is stuck: upstream sends what it had, under new times",
+            # Among the first windows, this may be a source that always says the same; later it is no breach then.
+            severity="refuse" if len(case.past) >= ENOUGH_WINDOWS else "warn",
             facts={"rows": now.rows},
         )
         return
