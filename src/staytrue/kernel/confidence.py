@@ -445,8 +445,8 @@ def expected_losses(calibration: Calibration, found: Scores) -> Floats:
 def expected_loss(calibration: Calibration, found: Scores) -> Expected:
     """The mean loss to expect of these answers, if only the inputs had moved.
 
-    The interval holds the error of the curve, and how far ticks have strayed from it so far. It does not hold what can't be
-    known without labels: see `Calibration.belief`.
+    The interval holds the error of the curve, and how far single ticks have strayed from it so far: of rows of many ticks it is
+    wider than need be. It does not hold what can't be known without labels: see `Calibration.belief`.
 
     Returns:
         Mean NaN and bounds without an end while there are fewer than 200 labelled rows, or of no answers.
