@@ -10,31 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from staytrue.errors import StaytrueError
 from staytrue.kernel.admission import Admission, admission, not_after
-from staytrue.kernel.budget import arl
 from staytrue.kernel.duration import duration
 from staytrue.kernel.policy import Decision, Known, Policy, Settings, decide
 from staytrue.kernel.release import Digest
-from staytrue.kernel.remedy import AlarmKind, remedy
+from staytrue.kernel.remedy import ALARMS, AlarmKind
 from staytrue.kernel.rollout import Step, in_canary, moved, steps
 from staytrue.kernel.schedule import quiet
-from staytrue.kernel.segments import SegmentWatch
-from staytrue.loop.answers import AnswerWatch
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
 from staytrue.loop.deliver import note_failure
-from staytrue.loop.inputs import InputWatch
-from staytrue.loop.inspect import Inspector, trusted
+from staytrue.loop.inspect import trusted
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.past import Past
 from staytrue.loop.release import checked_out, new_release
-from staytrue.loop.rhythm import Break, Rhythm
-from staytrue.loop.segments import watch_of, watched
+from staytrue.loop.senses import Noticed, Senses, ticks_between_alarms
 from staytrue.loop.shelf import Found, Kept, Shelf
 from staytrue.loop.train import TRAININGS, Trained, train
 from staytrue.loop.trial import Backtest, Pairs, Sums, Trial, backtest, inputs, pairs
@@ -44,7 +39,6 @@ from staytrue.store.tables import Table
 
 __all__ = ["Candidate", "Life", "Retraining", "Served", "Waiting", "mean_interval", "short"]
 
-_KINDS = ("harm", "shift", "silence")
 _HALF = 0.5
 """Share of the rows that a challenger answers when the trial has no live step of its own."""
 _DAY = timedelta(days=1)
@@ -143,13 +137,7 @@ class Life:
     """The last retraining knew the labels of ticks before this one."""
     watch: Watch = field(default_factory=Watch)
     shelf: Shelf = field(default_factory=Shelf)
-    inputs: InputWatch | None = None
-    answers: AnswerWatch | None = None
-    rhythm: Rhythm | None = None
-    inspector: Inspector = field(default_factory=Inspector)
-    segments: SegmentWatch | None = None
-    fresh_from: int = 0
-    """From this tick on the champion's losses say what fresh means in each segment."""
+    senses: Senses = field(default_factory=Senses)
     outside: tuple[str, ...] = ()
     """Kinds of open alarms that are not about what the champion answers, but about where the rows come from."""
     retraining: Retraining | None = None
@@ -241,19 +229,16 @@ class Life:
         self.began = self.lived = self.past.first
         self.known = max(self._known_by(now, 0), self.known)
         self.tried = stop
-        self._watch_inputs(self.lived)
-        self.rhythm = Rhythm.of(self.past, self.known, self.arl("silence"))
-        self.watch.arl = self.arl("harm")
+        self._renew_senses(self.known)
 
     def tick(self, tick: int) -> Steps[None]:
         """Live through one tick: its rows are answered, labels that are due are learned from, and what follows is decided."""
         self._serve(tick)
         now = self.now(tick)
-        self._look_at_inputs(tick, now)
-        self._note_silence(self.rhythm.came(self.past, tick) if self.rhythm else None, now)
+        self._note(self.senses.came(self.past, tick, harmed=self.watch.alarmed, labelled=self.is_labelled), now)
         known = self._known_by(now, self.known)
         for matured in range(max(self.known, self.began), known):
-            self._note_silence(self.rhythm.labelled(self.past, matured) if self.rhythm else None, now)
+            self._note(self.senses.labelled(self.past, matured), now)
             yield from self._learn(matured, now)
         self.known = known
         self.lived = tick + 1
@@ -284,22 +269,17 @@ class Life:
         since = self.past.ticks[stop - 1].part.until - duration(window)
         return sum(t.part.since < since for t in self.past.ticks[:stop]), stop
 
-    def _watch_inputs(self, begun: int) -> None:
-        """Compare inputs with the rows of this champion's training from now on."""
-        start, stop = self._training_span(self.stop) if self.stop else (0, 0)
-        self.inputs = InputWatch(start=start, stop=stop, begun=begun, arl=self.arl("shift"))
-        self.answers = AnswerWatch(arl=self.arl("shift"), warm=self.watch.books.warm)
-        self.segments, self.fresh_from = None, self.known
-
-    def arl(self, kind: Literal["harm", "shift", "silence"]) -> float:
-        """Mean number of ticks between two false alarms of a detector of this kind, at least."""
-        # Two of each: all rows and segments, inputs and answers, rows and labels.
-        return arl(
-            kind,
-            ticks_per_year=timedelta(days=365) / self.past.spec.every,
-            alpha=self.settings.false_alarms,
-            kinds=_KINDS,
-            detectors=2,
+    def _renew_senses(self, fresh_from: int) -> None:
+        """There is a new champion, whose losses from that tick on say what fresh means."""
+        self.watch.arl = ticks_between_alarms("harm", self.past, self.settings)
+        self.senses.renew(
+            self.past,
+            self.settings,
+            trained=self._training_span(self.stop) if self.stop else (0, 0),
+            begun=self.lived,
+            known=self.known,
+            fresh_from=fresh_from,
+            warm=self.watch.books.warm,
         )
 
     @property
@@ -307,35 +287,10 @@ class Life:
         """Whether labels of late say what the champion loses."""
         return any(rows for rows, _ in self.recent) and self.watch.books.loss is not None
 
-    def _look_at_inputs(self, tick: int, now: datetime) -> None:
-        turn = self.inputs.seen(self.past, tick) if self.inputs else None
-        if turn is not None:
-            self._note_shift("inputs", turn.sentence if turn.opened else "", now, turn.numbers)
-
-    def _look_at_answers(self, tick: int, now: datetime) -> None:
-        said = self.answers.seen(tick, self.past.answers(self.champion, tick)) if self.answers else None
-        if said is not None:
-            self._note_shift("answers", said, now, {})
-
-    def _note_shift(self, what: str, moved: str, now: datetime, numbers: Mapping[str, Any]) -> None:
-        """Inputs or answers moved (or, without a word, look as before again): an alarm only if nobody knows what it does."""
-        if not moved:
-            sentence = f"Shift over: the {what} look as they did before."
-            self._tell("noted", sentence, now, self.release, {}, alarm="shift", what=what, state="resolved")
-            return
-        found = remedy("harm" if self.watch.alarmed else "shift", labelled=self.is_labelled)
-        sentence = f"Shift of the {what}: {moved}. {found.why[0].upper()}{found.why[1:]}."
-        kind = "alarm" if found.tells else "noted"
-        self._tell(kind, sentence, now, self.release, short(numbers), alarm="shift", what=what, state="opened")
-
-    def _note_silence(self, broken: Break | None, now: datetime) -> None:
-        if broken is None:
-            return
-        follows = f" {remedy('silence').why.capitalize()}." if broken.opened else ""
-        sentence = f"Silence alarm{'' if broken.opened else ' over'}: {broken.sentence}.{follows}"
-        state = "opened" if broken.opened else "resolved"
-        numbers = short(broken.numbers)
-        self._tell("alarm", sentence, now, self.release, numbers, alarm="silence", what=broken.what, state=state)
+    def _note(self, noticed: Sequence[Noticed], now: datetime) -> None:
+        for one in noticed:
+            more = {"alarm": one.alarm, "what": one.what, "state": one.state}
+            self._tell(one.kind, one.sentence, now, self.release, short(one.numbers), more=more)
 
     def _serve(self, tick: int) -> None:
         """Note who answers the tick's rows: the champion, and whoever is on trial or kept warm beside it."""
@@ -379,14 +334,21 @@ class Life:
                 _told_of(exc),
             )
             return
-        if served.champion == self.release:
-            self._inspect(tick, now)
         shown = self.by_tick[tick] = self._learn_trial(served, tick, losses, now)
         self.recent = [*self.recent, (len(shown), float(shown.sum()))][-_RECENT_TICKS:]
         if served.champion == self.release:
-            self._look_at_answers(tick, now)
             self._learn_champion(tick, losses, now)
-            yield from self._learn_segments(tick, losses, now)
+            noticed = yield from self.senses.learned(
+                self.past,
+                self.champion,
+                tick,
+                losses,
+                settings=self.settings,
+                warm=self.watch.books.rows >= self.watch.books.warm,
+                harmed=self.watch.alarmed,
+                labelled=self.is_labelled,
+            )
+            self._note(noticed, now)
         if self.rollback and served.watch == self.rollback.number:
             self._learn_rollback(self.rollback, tick, losses, now)
 
@@ -397,27 +359,10 @@ class Life:
             seen = (datetime.fromisoformat(served.since), datetime.fromisoformat(served.until))
         yield from self.past.answered([self.who(release) for release in releases], tick, tick + 1, seen=seen)
 
-    def _inspect(self, tick: int, now: datetime) -> None:
-        """Let the champion look at the labels of a tick before anybody is trained on them."""
-        held_before = bool(self.inspector.run)
-        for told in self.inspector.inspect(self.past, self.champion, tick):
-            state = {"held": "opened", "let_go": "resolved", "suspect": "suspected"}[told.kind]
-            group = told.held.group if told.held else None
-            sentence = f"Fault {'alarm' if told.kind == 'held' else 'noted'}: {told.sentence}"
-            self._tell_fault(sentence, now, told.numbers(), group.name if group else "labels", state)
-            held_before &= told.kind != "let_go"
-        if held_before and not self.inspector.run:
-            sentence = "Fault alarm over: later labels look right again; the rows that were held stay out of training."
-            self._tell_fault(sentence, now, {}, "labels", "resolved")
-
-    def _tell_fault(self, sentence: str, now: datetime, numbers: Mapping[str, Any], what: str, state: str) -> None:
-        kind = "noted" if state == "suspected" else "alarm"
-        self._tell(kind, sentence, now, self.release, short(numbers), alarm="fault", what=what, state=state)
-
     def _trusted_rows(self, table: Table) -> Table:
         """The rows that the champions of this life found nothing wrong with, or that a person let go."""
         store = self.ctx.store
-        return self.inspector.training_table(
+        return self.senses.inspector.training_table(
             store.objects, self.past.spec, table, trust=trusted(store.ledger, self.ctx.app.name)
         )
 
@@ -458,26 +403,6 @@ class Life:
             )
         if self.watch.alarmed:
             self.bad.add(self.past.ticks[tick].part.since.date())
-
-    def _learn_segments(self, tick: int, losses: np.ndarray, now: datetime) -> Steps[None]:
-        """Is the champion still as good in each segment as it was there when fresh?"""
-        books = self.watch.books
-        if not self.ctx.app.segments or books.rows < books.warm:
-            return
-        if self.segments is None:
-            yield from self.past.answered([self.champion], self.fresh_from, tick + 1)
-            alpha = self.settings.false_alarms / len(_KINDS) / 2
-            self.segments = watch_of(self.past, self.champion, start=self.fresh_from, stop=tick + 1, alpha=alpha)
-            return
-        before = self.segments.fired
-        self.segments = watched(self.segments, self.past, tick, losses)
-        for one in self.segments.harmed():
-            if one.segment not in before:
-                numbers = {"fresh_loss": one.baseline, "loss": one.level, "evidence": one.evidence}
-                sentence = f"Harm alarm in a segment: {one.sentence}."
-                self._tell(
-                    "alarm", sentence, now, self.release, short(numbers), alarm="harm", what=one.segment, state="opened"
-                )
 
     def _learn_rollback(self, rollback: RollbackWatch, tick: int, losses: np.ndarray, now: datetime) -> None:
         try:
@@ -544,20 +469,8 @@ class Life:
     @property
     def alarms(self) -> tuple[str, ...]:
         """Kinds of the alarms that stand open."""
-        moved = (self.inputs and self.inputs.is_open) or (self.answers and self.answers.is_open)
-        silent = bool(self.rhythm and self.rhythm.open_)
-        held = bool(self.inspector.run or self.inspector.groups)
-        own = [
-            kind
-            for kind, is_open in (
-                ("harm", self.watch.alarmed or bool(self.segments and self.segments.fired)),
-                ("shift", moved),
-                ("silence", silent),
-                ("fault", held),
-            )
-            if is_open
-        ]
-        return tuple(dict.fromkeys([*own, *self.outside]))
+        own = self.senses.alarms | ({"harm"} if self.watch.alarmed else set())
+        return tuple(kind for kind in ALARMS if kind in own or kind in self.outside)
 
     def _admitted(self, now: datetime) -> bool:
         """Whether a retraining may begin; what forbids it is remembered for `status`."""
@@ -818,8 +731,7 @@ class Life:
                 rows_left=self.settings.watch_rows,
             )
         self.watch.renew(trial.lost)
-        self._watch_inputs(self.lived)
-        self.fresh_from = trial.started
+        self._renew_senses(trial.started)
         self.trial, self.waiting, self.setbacks = None, None, 0
 
     def reject(self, now: datetime, verdict: str, why: str, numbers: Mapping[str, Any]) -> None:
@@ -849,7 +761,7 @@ class Life:
             alarmed = self.watch.alarmed
             self.watch.settle(settled)
             recent = self.past.back(self.known, self.settings.holdout, not_before=self.stop)
-            self.segments, self.fresh_from = None, trial.started if trial else recent
+            self.senses.settle(trial.started if trial else recent)
             if alarmed:
                 loss = self.watch.books.loss or 0.0
                 sentence = (
@@ -868,7 +780,7 @@ class Life:
         self.rollback = None
         self.setbacks += 1
         self.watch.renew(Sums())
-        self._watch_inputs(self.lived)
+        self._renew_senses(self.known)
         self._tell(
             "rolled_back",
             f"Release {bad[:8]} rolled back to {self.release[:8]}: {sentence}.",
@@ -881,7 +793,12 @@ class Life:
     def _alarm(self, kind: AlarmKind, sentence: str, now: datetime, numbers: Mapping[str, Any]) -> None:
         told = {"alarm": kind, **numbers}
         self._tell(
-            "alarm", f"{kind.capitalize()} alarm: {sentence}", now, self.release, told, alarm=kind, state="opened"
+            "alarm",
+            f"{kind.capitalize()} alarm: {sentence}",
+            now,
+            self.release,
+            told,
+            more={"alarm": kind, "state": "opened"},
         )
 
     # ------------------------------------------------------------ what is known of it
@@ -922,9 +839,9 @@ class Life:
 
     def _tell(
         self, kind: str, sentence: str, now: datetime, release: Digest | None, numbers: Mapping[str, Any], *,
-        refs: tuple[Ref, ...] = (), roles: Any = None, **more: str,
+        refs: tuple[Ref, ...] = (), roles: Any = None, more: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        body = {"policy": self.name, "release": release, "evidence": dict(numbers), **more}
+        body = {"policy": self.name, "release": release, "evidence": dict(numbers), **(more or {})}
         self.chronicle.tell(kind, sentence, at=now, body=body, refs=tuple(refs), roles=roles)
         self.timeline.append(
             {

@@ -20,12 +20,8 @@ from staytrue.kernel.evidence import Differences, Harm
 from staytrue.kernel.policy import Decision, Freshness
 from staytrue.kernel.release import Digest
 from staytrue.kernel.rollout import Step
-from staytrue.kernel.segments import SegmentWatch
-from staytrue.loop.answers import AnswerWatch
-from staytrue.loop.inputs import InputWatch
-from staytrue.loop.inspect import Inspector
 from staytrue.loop.life import Life, Retraining, Served, Waiting
-from staytrue.loop.rhythm import Rhythm
+from staytrue.loop.senses import Senses, ticks_between_alarms
 from staytrue.loop.shelf import Kept, Shelf
 from staytrue.loop.train import Trained
 from staytrue.loop.trial import Pairs, Sums, Trial
@@ -35,7 +31,6 @@ __all__ = ["FORM", "recall", "remember"]
 
 FORM: Final = 2
 """The form of the document; one of another form is not read, and the watch begins anew."""
-_SPAN: Final = ("start", "stop", "begun")
 _POSITIONS: Final = ("stop", "began", "lived", "known", "tried")
 
 
@@ -48,12 +43,7 @@ def remember(life: Life) -> dict[str, Any]:
         **{name: _time(life, getattr(life, name)) for name in _POSITIONS},
         "watch": _watch_document(life.watch),
         "shelf": _shelf_document(life),
-        "answers": life.answers and life.answers.document(),
-        "inspector": life.inspector.document(),
-        "segments": life.segments and life.segments.document(),
-        "fresh_from": _time(life, life.fresh_from),
-        "rhythm": life.rhythm and life.rhythm.document(),
-        "inputs": life.inputs and _inputs_document(life, life.inputs),
+        "senses": life.senses.document(lambda tick: _time(life, tick)),
         "retraining": life.retraining
         and {"now": life.retraining.now.isoformat(), "known": _time(life, life.retraining.known)},
         "trial": life.trial and _trial_document(life, life.trial),
@@ -92,14 +82,10 @@ def _recall(life: Life, document: Mapping[str, Any]) -> None:
     for name in _POSITIONS:
         setattr(life, name, _tick(life, document[name]))
     life.watch = _watch(document["watch"])
-    life.watch.arl = life.arl("harm")
+    life.watch.arl = ticks_between_alarms("harm", life.past, life.settings)
     life.shelf = _shelf(life, document.get("shelf"))
-    life.answers = AnswerWatch.from_document(document["answers"]) if document.get("answers") else None
-    life.inspector = Inspector.from_document(document.get("inspector", {}))
-    life.segments = SegmentWatch.from_document(document["segments"]) if document.get("segments") else None
-    life.fresh_from = _tick(life, document.get("fresh_from", document["known"]))
-    life.rhythm = Rhythm.from_document(document["rhythm"]) if document.get("rhythm") else None
-    life.inputs = _inputs(life, document["inputs"]) if document.get("inputs") else None
+    if document.get("senses"):
+        life.senses = Senses.from_document(document["senses"], lambda time: _tick(life, time), life.past, life.settings)
     under_way = document["retraining"]
     if under_way:
         now = datetime.fromisoformat(under_way["now"])
@@ -162,15 +148,6 @@ def _shelf(life: Life, document: Mapping[str, Any] | None) -> Shelf:
             shelf.kept.append(Kept(release=release, trained=trained, stop=_tick(life, one["stop"])))
     shelf.looked = _tick(life, document["looked"]) if document else 0
     return shelf
-
-
-def _inputs_document(life: Life, inputs: InputWatch) -> dict[str, Any]:
-    return {"is_open": inputs.is_open, **{name: _time(life, getattr(inputs, name)) for name in _SPAN}}
-
-
-def _inputs(life: Life, document: Mapping[str, Any]) -> InputWatch:
-    start, stop, begun = (_tick(life, document[name]) for name in _SPAN)
-    return InputWatch(start=start, stop=stop, begun=begun, is_open=bool(document["is_open"]), arl=life.arl("shift"))
 
 
 def _pairs_document(pairs: Pairs) -> dict[str, Any]:
