@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime
 
 import pytest
 
@@ -17,6 +18,7 @@ from staytrue.loop.jobs import drive
 from staytrue.loop.past import Past
 from staytrue.loop.release import checked_out
 from staytrue.store import frames, tables
+from staytrue.store.ledger import Entry
 
 SHOP = """
 import random
@@ -231,6 +233,30 @@ def test_what_the_champion_finds_mislabelled_is_left_out_of_trainings_and_let_in
     assert past.table.rows - table.rows == 40 + 8 * (21 - left[1].since.day)
     assert trusting == past.table
     ctx.store.close()
+
+
+def test_what_is_held_back_is_listed_until_a_person_trusts_it(held):
+    held.run("data", "--drop", one_of(held)["quarantine"][0]["id"])
+    with_ids = {"a" * 64: None, "b" * 64: "id=bot-*", "c" * 64: None}
+    store = held.store
+    for n, (id_, group) in enumerate(with_ids.items()):
+        evidence = {"held": id_, "since": f"2026-02-0{n + 1}T00:00:00+00:00", "group": group}
+        body = {"evidence": evidence, "alarm": "fault", "state": "opened"}
+        gone = {"evidence": {**evidence, "let_go": ["a" * 64]}, "alarm": "fault", "state": "resolved"}
+        now = datetime(2026, 3, 1, tzinfo=UTC)
+        told = Entry(app="shop", key=f"told:{n}", at=now, kind="alarm", sentence="They look wrong.", body=body)
+        over = Entry(app="shop", key=f"over:{n}", at=now, kind="alarm", sentence="They are right.", body=gone)
+        store.ledger.append([told, *([over] if n == 2 else [])], recorded_at=now)
+    store.close()
+
+    before = held.run("data")
+    trusted = [held.run("data", "--release", "bbbb", "--because", "a new shop") for _ in range(2)]
+    after = held.run("data")
+
+    assert [one["state"] for one in before.document["held_back"]] == ["let_go", "held", "let_go"]
+    assert (before.code, after.code) == (1, 0)
+    assert [one.document["new"] for one in trusted] == [True, False]
+    assert [one["state"] for one in after.document["held_back"]] == ["let_go", "trusted", "let_go"]
 
 
 class Overtaken(dict):

@@ -172,14 +172,15 @@ def held_back(ctx: Context) -> list[dict[str, Any]]:
     """What the live loop holds back from training since it looks mislabelled (`loop/inspect.py`), oldest first."""
     people = trusted(ctx.store.ledger, ctx.app.name)
     found: dict[str, dict[str, Any]] = {}
-    for event in ctx.store.ledger.events(ctx.app.name, LIVE, kinds=["alarm", "let_go"]):
-        seen = event.body.get("evidence", {})
+    for event in ctx.store.ledger.events(ctx.app.name, LIVE, kinds=["alarm"]):
+        seen, state = event.body.get("evidence", {}), event.body.get("state")
         id_ = seen.get("held")
-        if id_ and event.kind == "alarm":
-            what = seen["group"] or seen["since"][:16]
+        if id_ and state == "opened":
+            what = seen.get("group") or seen["since"][:16]
             found[id_] = {"id": id_, "what": what, "state": "held", "sentence": event.sentence, "evidence": seen}
-        elif id_ in found:
-            found[id_] |= {"state": "let_go"}
+        elif id_ and state == "resolved":
+            for gone in {id_, *seen.get("let_go", ())} & found.keys():
+                found[gone] |= {"state": "let_go"}
     return [one | ({"state": "trusted"} if one["id"] in people else {}) for one in found.values()]
 
 

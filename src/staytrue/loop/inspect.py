@@ -205,7 +205,7 @@ class Inspector:
 
     def _let_go(self, part: Part, seen: tuple[float, float]) -> Told:
         """One more of the same: drift. What it looks like is what is usual from now on."""
-        first, count = self.run[0], len(self.run) + 1
+        first, count, ids = self.run[0], len(self.run) + 1, [held.id for held in self.run]
         self.parts = [held for held in self.parts if held not in self.run]
         self.experience = Experience()
         for loss, agreed in [*self.run_seen, seen]:
@@ -215,7 +215,7 @@ class Inspector:
             f"{count} parts in a row, {first.since:%Y-%m-%d} to {part.since:%Y-%m-%d}, look the same: not the labels are wrong, "
             "the world has changed. They are trained on."
         )
-        return Told(kind="let_go", sentence=sentence, held=first, finding={"parts": count})
+        return Told(kind="let_go", sentence=sentence, held=first, finding={"parts": count, "let_go": ids})
 
     def _of_groups(
         self, part: Part, losses: np.ndarray, agreed: Agreement | None, groups: Mapping[str, NDArray[np.bool_]]
