@@ -21,6 +21,7 @@ _SLACK: Final = 1.25
 # Beyond what windows did by themselves: 30 % fewer rows are too few; 40 % more are worth a word, three times too many.
 _FEWER: Final = math.log(1 / 0.7)
 _MORE: Final = math.log(3)
+_WORTH: Final = 20  # rows: of so few, most may be missing by chance
 
 
 def volume(case: Case) -> Iterable[Breach]:
@@ -43,7 +44,7 @@ def volume(case: Case) -> Iterable[Breach]:
     middle = median(counts[-_NEAR:])
     away = math.log(rows / middle)
     usual_away = max((abs(one) for one in _aways(counts)), default=math.inf)
-    if away < -usual_away - _FEWER and rows < min(counts):
+    if away < -usual_away - _FEWER and rows < min(counts) and middle - rows >= _WORTH:
         yield Breach(
             code="ST240",
             column=None,

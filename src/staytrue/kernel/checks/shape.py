@@ -400,12 +400,17 @@ def _likeliest(scaled: _Scaled) -> tuple[float, str] | None:
         if scaled.away <= _LEAST and grid > _SURELY:
             continue
         undone = scaled.undone(ratio)
-        if undone is None or scaled.own is None or scaled.own.away(undone) > scaled.own.usual + _LEAST:
+        if undone is None or scaled.own is None:
+            continue
+        away = scaled.own.away(undone)
+        if away > scaled.own.usual + _LEAST:
             continue
         gap = float(np.mean(distances(undone, scaled.past[-ENOUGH_WINDOWS:])))
-        # Among factors that whole numbers can't tell apart, the one that is as large as the change.
-        found.append((grid > _SURELY, not grid, round(gap, 2), abs(math.log(ratio) - scaled.grown), ratio, words))
-    return min(found)[4:] if found else None
+        # Close calls go to the factor that is as large as the change: whole numbers can't tell neighbours apart.
+        found.append(
+            (grid > _SURELY, not grid, round(away, 1), round(gap, 2), abs(math.log(ratio) - scaled.grown), ratio, words)
+        )
+    return min(found)[5:] if found else None
 
 
 def _filled(values: NDArray[np.float64]) -> Shape:
