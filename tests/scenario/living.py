@@ -116,7 +116,8 @@ class Live:
         return self.ledger.events("shop", LIVE, kinds=list(kinds) or None)
 
     def story(self) -> list[str]:
-        return [event.kind for event in self.events()]
+        """What happened, without notes and alarms."""
+        return [event.kind for event in self.events() if event.kind not in ("noted", "alarm")]
 
     def roles(self) -> dict[str, str | None]:
         return {role.role: role.release for role in self.ledger.roles("shop", LIVE)}

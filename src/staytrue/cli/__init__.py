@@ -27,6 +27,7 @@ VERBS = {
     "status": "is it right now? what changed? what is to blame? what happens next?",
     "log": "what happened, and why",
     "show": "one release, event or table",
+    "label": "which predictions to label next; labels from a file",
     "diff": "two releases compared: code, data, environment, params, model, scores",
     "revert": "a new release with code, data or model taken from an older one",
     "pause": "the loop begins nothing until `resume`; the champion goes on answering",

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from staytrue.app import load
 from staytrue.cli.screen import Screen
-from staytrue.errors import InvalidInput, StaytrueError
+from staytrue.errors import InvalidInput
 from staytrue.kernel.duration import duration, spell
-from staytrue.loop.label import Draft, Judge, Standing, Taken, awaited, draw, standing, take
-from staytrue.settings import setting
+from staytrue.loop.label import Draft, Standing, Taken, awaited, draw, judge_of, standing, take
 from staytrue.store.store import Store, open_store
 
 __all__ = ["arguments", "run"]
@@ -53,7 +51,9 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 
 def _run(store: Store, args: argparse.Namespace, screen: Screen) -> int:
     app, now, span = store.app(args.name), datetime.now(UTC), duration(args.span, what="--span")
-    judge = _judge(args.app, app, screen)
+    judge, lacks = judge_of(store, app, args.app)
+    if lacks:
+        screen.note(lacks)
     if args.source is not None:
         taken = take(store, app, _bytes(args.source), now=now, judge=judge, source=Path(args.source).name)
         screen.document({"app": app, **taken.document()})
@@ -75,22 +75,6 @@ def _run(store: Store, args: argparse.Namespace, screen: Screen) -> int:
     screen.document(found.document())
     _say_standing(found, span, screen)
     return 0
-
-
-def _judge(where: str | None, app: str, screen: Screen) -> Judge:
-    """What the app's file says of metric and key; nothing where it is not at hand, since a store alone is enough to label."""
-    try:
-        loaded, _ = load(setting("app", where))
-    except StaytrueError as exc:
-        if where is not None:
-            raise
-        screen.note(f"The app is not at hand, so labels are not held against its metric: {exc.message}")
-        return Judge()
-    if loaded.name != app:
-        screen.note(f"The app at hand is {loaded.name}, not {app}: labels are not held against a metric.")
-        return Judge()
-    labelled = loaded.labelled
-    return Judge(metric=loaded.metric, key=labelled.spec.key if labelled else None)
 
 
 def _bytes(source: str) -> bytes:

@@ -8,8 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from staytrue.cli.screen import Screen
+from staytrue.errors import StaytrueError
 from staytrue.kernel.incidents import standing
 from staytrue.kernel.release import describe_axes
+from staytrue.loop.label import Standing, judge_of
+from staytrue.loop.label import standing as labels_standing
 from staytrue.loop.look import Look, last_look, system_alarms, verdict
 from staytrue.store.counts import answered_rows
 from staytrue.store.ledger import LIVE, Event
@@ -18,6 +21,7 @@ from staytrue.store.store import Store, open_store
 __all__ = ["arguments", "run"]
 
 _STYLES = {"right": "green", "harmed": "red", "unknown": "yellow"}
+_FEW_SPAN = timedelta(days=28)
 _CHANGES = ("deployed", "promoted", "rolled_back", "reverted", "trained")
 
 
@@ -35,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: Screen) -> int:
     """Exit code 1 when it is harmed."""
     store = open_store(args.store, must_exist=True)
-    found = status(store, store.app(args.name), at=args.at)
+    found = status(store, store.app(args.name), at=args.at, app_file=args.app)
     screen.document(found)
     champion = found["champion"]
     screen.say(f"{found['app']}: champion {champion['release'][:8] if champion else 'none'}", style="bold")
@@ -46,7 +50,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     return 1 if found["right"]["state"] == "harmed" else 0
 
 
-def status(store: Store, app: str, *, at: str | None) -> dict[str, Any]:
+def status(store: Store, app: str, *, at: str | None, app_file: str | None = None) -> dict[str, Any]:
     """The four answers as a document, described in docs/documents.md."""
     wall = datetime.now(UTC)
     look = last_look(store, app, wall)
@@ -55,7 +59,14 @@ def status(store: Store, app: str, *, at: str | None) -> dict[str, Any]:
     champion = role.release if role else None
     seen = look.at_release(champion)
     alarms = standing(store.ledger.events(app, LIVE, kinds=["alarm"]))
-    right = verdict(look, champion, system=system_alarms(alarms), now=now, answered=lambda: _answered(store, app, now))
+    right = verdict(
+        look,
+        champion,
+        system=system_alarms(alarms),
+        now=now,
+        answered=lambda: _answered(store, app, now),
+        few=lambda: _few(store, app, app_file, now),
+    )
     return {
         "app": app,
         "at": now.isoformat(),
@@ -70,6 +81,16 @@ def status(store: Store, app: str, *, at: str | None) -> dict[str, Any]:
         },
         "next": _next(seen, store, app, look),
     }
+
+
+def _few(store: Store, app: str, app_file: str | None, now: datetime) -> Standing | None:
+    """What the labels of the newest predictions say; None where nobody was answered, or the app is not at hand."""
+    try:
+        judge, _ = judge_of(store, app, app_file)
+    except StaytrueError:
+        return None
+    found = labels_standing(store, app, now=now, span=_FEW_SPAN, judge=judge) if judge.metric is not None else None
+    return found if found and found.rows else None
 
 
 def _answered(store: Store, app: str, now: datetime) -> int:

@@ -18,12 +18,14 @@ from uuid import UUID, uuid4
 
 import numpy as np
 
+from staytrue.app import load
 from staytrue.errors import InvalidInput, StaytrueError, Unavailable
-from staytrue.kernel.confidence import Calibration, expected_losses, scores
+from staytrue.kernel.confidence import Calibration, Expected, expected_loss, expected_losses, scores
 from staytrue.kernel.few_labels import FewLabels, few_labels, next_to_label, width_with
 from staytrue.kernel.metric import UserMetric
 from staytrue.kernel.metric import metric as read_metric
 from staytrue.kernel.traffic import Label
+from staytrue.settings import setting
 from staytrue.store import frames
 from staytrue.store.labels import Labels
 from staytrue.store.ledger import Entry
@@ -31,7 +33,19 @@ from staytrue.store.reserve import disk_state
 from staytrue.store.store import Store
 from staytrue.store.traffic import plain
 
-__all__ = ["LABELS", "Draft", "Judge", "Problem", "Standing", "Taken", "awaited", "draw", "standing", "take"]
+__all__ = [
+    "LABELS",
+    "Draft",
+    "Judge",
+    "Problem",
+    "Standing",
+    "Taken",
+    "awaited",
+    "draw",
+    "judge_of",
+    "standing",
+    "take",
+]
 
 LABELS: Final = "labels"
 """The timeline of draws, and of files with labels."""
@@ -195,6 +209,35 @@ def _shown(value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------- how it stands
 
 
+def judge_of(store: Store, app: str, where: str | None) -> tuple[Judge, str]:
+    """What the app's file says of metric and key, what the loop knows of its confidence, and why there is less, if there is.
+
+    A store alone is enough to label.
+
+    Raises:
+        StaytrueError: the file that was named can't be loaded.
+    """
+    try:
+        loaded, _ = load(setting("app", where))
+    except StaytrueError as exc:
+        if where is not None:
+            raise
+        return Judge(), f"The app is not at hand, so labels are not held against its metric: {exc.message}"
+    if loaded.name != app:
+        return Judge(), f"The app at hand is {loaded.name}, not {app}: labels are not held against a metric."
+    labelled = loaded.labelled
+    return Judge(
+        metric=loaded.metric, key=labelled.spec.key if labelled else None, calibration=_calibration(store, app)
+    ), ""
+
+
+def _calibration(store: Store, app: str) -> Calibration | None:
+    lease = store.ledger.lease(app)
+    life = (lease.state if lease else {}).get("life") or {}
+    kept = (life.get("senses") or {}).get("calibration")
+    return Calibration.from_document(kept) if kept else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Standing:
     """How many labels there are.
@@ -217,6 +260,8 @@ class Standing:
     sampled: bool
     half_width: float | None
     half_width_with_100: float | None
+    expected: Expected | None = None
+    """What would be lost on the rows without a label if only the inputs had moved; None where answers say nothing of it."""
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -226,6 +271,7 @@ class Standing:
             "since": self.since.isoformat(),
             "newest_label_at": newest and newest.isoformat(),
             "few": self.few and self.few.document(),
+            "expected": self.expected and self.expected.document(),
         }
 
 
@@ -257,7 +303,16 @@ def standing(store: Store, app: str, *, now: datetime, span: timedelta, judge: J
         sampled=sampled,
         half_width=half,
         half_width_with_100=width_with(few.best, few.units, 100) if few and sampled else None,
+        expected=_expected_of(frames.take(seen, ~labelled), judge),
     )
+
+
+def _expected_of(rows: frames.Rows, judge: Judge) -> Expected | None:
+    state = judge.calibration
+    said = scores(judge.name, plain(frames.column(rows, "answer"))) if state is not None and rows.num_rows else None
+    if state is None or said is None or not state.enough or said.kind != state.curve.kind:
+        return None
+    return expected_loss(state, said)
 
 
 def _few(

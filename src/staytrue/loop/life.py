@@ -824,6 +824,7 @@ class Life:
             "fresh_loss": _six(self.watch.books.loss) if self.watch.books.loss is not None else None,
             "fresh_rows": self.watch.books.rows,
             "alarms": list(self.alarms),
+            "belief": self.senses.calibration.belief if self.senses.calibration else "untested",
             "trial": {"release": trial.release, "stage": trial.step.stage, "rows": trial.live_rows} if trial else None,
             "next": self._next(),
             "rows_since": self.past.rows(self.stop, self.known),

@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from staytrue.kernel.health import Health, health
+from staytrue.kernel.health import FewKnown, Health, health
 from staytrue.kernel.incidents import Incident
+from staytrue.loop.label import Standing
 from staytrue.loop.lease import alive
 from staytrue.store.ledger import LIVE
 from staytrue.store.store import Store
 
 __all__ = ["Look", "last_look", "system_alarms", "verdict"]
 
+FEW_ROWS: Final = 400
+"""Labelled rows of late below which a verdict asks what the newest predictions' labels say."""
 _OLD: Final = timedelta(days=2)
 """A look whose clock was further back than this when it was written down was a replay's."""
 
@@ -66,7 +70,13 @@ def last_look(store: Store, app: str, wall: datetime) -> Look:
 
 
 def verdict(
-    look: Look, release: str | None, *, system: Iterable[str], now: datetime, answered: Callable[[], int]
+    look: Look,
+    release: str | None,
+    *,
+    system: Iterable[str],
+    now: datetime,
+    answered: Callable[[], int],
+    few: Callable[[], Standing | None] = lambda: None,
 ) -> Health:
     """Whether the champion is right at `now`.
 
@@ -74,18 +84,40 @@ def verdict(
         release: the champion; None: there is none.
         system: alarms about machine and server, as `system_alarms` gives them.
         answered: asked of a plain service only: rows that were answered in the last hour.
+        few: asked where labels are few or silent: what those of the newest predictions say.
     """
     seen = look.at_release(release)
+    rows, interval, loss = int(seen.get("rows", 0)), seen.get("loss_interval"), seen.get("loss")
+    found = None
+    if seen and not seen.get("service") and (rows < FEW_ROWS or "silence" in seen.get("alarms", ())):
+        found = few()
+    if found is not None:
+        best = found.few.best if found.few else None
+        rows, loss = found.labelled, best.mean if best else None
+        interval = (best.lo, best.hi) if best else None
     return health(
-        rows=int(seen.get("rows", 0)),
-        loss=seen.get("loss"),
-        interval=seen.get("loss_interval"),
+        rows=rows,
+        loss=loss,
+        interval=interval,
         fresh_loss=seen.get("fresh_loss"),
         alarms=[*seen.get("alarms", ()), *system],
         looked_at=look.at if seen else None,
         now=now,
         runs=look.runs is not False,
         answered=answered() if seen.get("service") else None,
+        few=_known(found, seen) if found else None,
+    )
+
+
+def _known(found: Standing, seen: Mapping[str, Any]) -> FewKnown:
+    expected = found.expected
+    there = expected is not None and math.isfinite(expected.mean)
+    return FewKnown(
+        expected=expected.mean if expected is not None and there else None,
+        expected_interval=(expected.lo, expected.hi) if expected is not None and there else None,
+        belief=seen.get("belief", "untested"),
+        late_rows=found.labelled,
+        newest_label_at=found.newest_label_at,
     )
 
 

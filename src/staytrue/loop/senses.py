@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 
 from staytrue.kernel.budget import arl
+from staytrue.kernel.confidence import Calibration, fold, scores
 from staytrue.kernel.policy import Settings
 from staytrue.kernel.remedy import AlarmKind, remedy
 from staytrue.kernel.segments import SegmentWatch
@@ -65,6 +66,7 @@ class Senses:
     answers: AnswerWatch | None = None
     rhythm: Rhythm | None = None
     segments: SegmentWatch | None = None
+    calibration: Calibration | None = None
     inspector: Inspector = field(default_factory=Inspector)
     fresh_from: int = 0
 
@@ -94,7 +96,7 @@ class Senses:
 
     def settle(self, fresh_from: int) -> None:
         """What the champion loses from that tick on is what fresh means now, in segments too."""
-        self.segments, self.fresh_from = None, fresh_from
+        self.segments, self.calibration, self.fresh_from = None, None, fresh_from
 
     # ------------------------------------------------------------ noticing
 
@@ -124,6 +126,10 @@ class Senses:
         said = self.answers.seen(tick, past.answers(champion, tick)) if self.answers else None
         if said is not None:
             found.append(_shift("answers", said, {}, harmed=harmed, labelled=labelled))
+        if warm:
+            if self.calibration is None:
+                yield from past.answered([champion], self.fresh_from, tick + 1)
+            self._calibrate(past, champion, tick, losses)
         if warm and past.ctx.app.segments:
             found += yield from self._in_segments(past, champion, tick, losses, settings)
         return found
@@ -145,6 +151,19 @@ class Senses:
             sentence = "Fault alarm over: later labels look right again; the rows that were held stay out of training."
             found.append(Noticed(alarm="fault", what="labels", state="resolved", sentence=sentence))
         return found
+
+    def _calibrate(self, past: Past, champion: Trained, tick: int, losses: np.ndarray) -> None:
+        """What the champion's own answers say of its loss; first on all rows that say what fresh means."""
+        first, seen = tick, losses
+        if self.calibration is None:
+            first, seen = self.fresh_from, past.losses_between(champion, self.fresh_from, tick + 1)
+        answers = [answer for t in range(first, tick + 1) for answer in past.paired(champion, t)[0]]
+        said = scores(past.ctx.metric.name, answers) if answers else None
+        if said is None:
+            return
+        if self.calibration is None or self.calibration.curve.kind != said.kind:
+            self.calibration = Calibration.fresh(said, scale=max(float(seen.mean()), 1e-9))
+        self.calibration = fold(self.calibration, tick, said, seen)
 
     def _in_segments(
         self, past: Past, champion: Trained, tick: int, losses: np.ndarray, settings: Settings
@@ -187,6 +206,7 @@ class Senses:
             "answers": self.answers and self.answers.document(),
             "rhythm": self.rhythm and self.rhythm.document(),
             "segments": self.segments and self.segments.document(),
+            "calibration": self.calibration and self.calibration.document(),
             "inspector": self.inspector.document(),
             "fresh_from": time(self.fresh_from),
         }
@@ -201,6 +221,7 @@ class Senses:
             answers=AnswerWatch.from_document(answers) if answers else None,
             rhythm=Rhythm.from_document(document["rhythm"]) if document["rhythm"] else None,
             segments=SegmentWatch.from_document(document["segments"]) if document["segments"] else None,
+            calibration=Calibration.from_document(document["calibration"]) if document.get("calibration") else None,
             inspector=Inspector.from_document(document["inspector"]),
             fresh_from=tick(document["fresh_from"]),
         )
