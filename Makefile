@@ -51,7 +51,7 @@ drill-chaos:  ## a drill whose processes are killed and stopped, a thousand time
 	@$(need_dev) && "$$bin/python" -m pytest -q -s -p no:randomly -m fault_long tests/fault/test_chaos.py $(FAULT_ARGS)
 
 bench:  ## figures against baselines, one table per script
-	@$(need_dev) && status=0; for script in benchmarks/*.py; do \
+	@$(need_dev) && status=0; for script in benchmarks/*.py; do case $$script in *health*|*alarms*|*contract*|*few_labels*|*segments*|*poison*|*remedies*) continue;; esac; \
 	echo; echo "== $$script"; "$$bin/python" "$$script" || status=1; done; exit $$status
 
 bench-serve:  ## what an answer over HTTP costs, beside FastAPI, mlflow and others; needs wrk
@@ -60,8 +60,10 @@ bench-serve:  ## what an answer over HTTP costs, beside FastAPI, mlflow and othe
 bench-loop:  ## what the loop costs, and how soon it acts; DBOS_PYTHON names a Python with dbos to compare with
 	@$(need_dev) && "$$bin/python" benchmarks/loop.py && "$$bin/python" benchmarks/trials.py
 
-bench-health:  ## what a profile of a window costs, beside one summing pass, Evidently and others; EVIDENTLY_PYTHON names a Python that has it
-	@$(need_dev) && "$$bin/python" benchmarks/health.py
+bench-health:  ## cost of profiles beside Evidently and others (EVIDENTLY_PYTHON); alarms, contract, labels, segments, remedies
+	@$(need_dev) && status=0; \
+	for script in health alarms "contract --repeat 3 --most 7" few_labels segments poison remedies; do set -- $$script; name=$$1; shift; \
+	echo; echo "== benchmarks/$$name.py $$*"; OMP_NUM_THREADS=1 "$$bin/python" -W ignore "benchmarks/$$name.py" "$$@" || status=1; done; exit $$status
 
 docs:  ## the pages as HTML in site/
 	@$(need_dev) && "$$bin/python" scripts/docs.py
