@@ -6,9 +6,10 @@ Champions of up to four weeks' age answer the parts that come after their traini
 in a life. Printed is the share of clean parts held (target: at most 1 %, and no group), of parts with 1, 5, 20, 50 or 100 % of
 their labels flipped, and the rows until a key prefix is named whose labels are flipped from some day on. Then the loss, on true
 labels, of the model that is trained next, relative to one trained on true labels: with all rows, with a naive guard (parts left
-out whose loss is three standard deviations above the parts before), and without what is held (target: at most 1.03). Flipped
-is: the other class; of a rate, its mirror image about the part's median. ELEC2 names the Parquet file of elec2, or it is kept
-in ../shared/data; else elec2 is skipped.
+out whose loss is three standard deviations above the parts before), without what is held, and without exactly the wrong rows,
+as one who knows them would (target: guarded at most 1.03 of the larger of 1 and that, two standard errors allowed). Flipped is:
+the other class; of a rate, its mirror image about the part's median. ELEC2 names the Parquet file of elec2, or it is kept in
+../shared/data; else elec2 is skipped.
 """
 
 from __future__ import annotations
@@ -250,7 +251,7 @@ def poisoned(of: Stream, answers: np.ndarray, share: float, seed: int, *, whole_
             if told.kind != "held" or not told.held:
                 continue
             group = told.held.group
-            right = tick == bad_part if whole_part and not group else bool(group and group.text == "bot-")
+            right = bool(mine[rows].any()) if not group else group.text == "bot-" and not whole_part
             named_after, wrong = (named_after or seen, wrong) if right else (named_after, wrong + 1)
     out = [rows for tick, rows in enumerate(before + span) if inspector.holds(parts.ticks[tick].part)]
     lost = np.isin(new, np.concatenate(out)) if out else np.zeros(len(new), bool)
@@ -269,6 +270,7 @@ def poisoned(of: Stream, answers: np.ndarray, share: float, seed: int, *, whole_
         "without": next_loss(of, np.concatenate([old, new]), labels, after) / base,
         "naive": next_loss(of, np.concatenate([old, naive(of, answers, labels, span)]), labels, after) / base,
         "with": next_loss(of, np.concatenate([old, new[~lost]]), labels, after) / base,
+        "knowing": next_loss(of, np.concatenate([old, new[~mine[new]]]), labels, after) / base,
     }
 
 
@@ -294,7 +296,7 @@ def measured(name: str) -> bool:
         )
     print(
         f"  {'flipped':38} {'named':>6} {'after rows':>10} {'wrong':>6} {'all rows':>9} {'naive':>7} {'guarded':>8}"
-        "   loss x clean"
+        f" {'knowing':>8}   loss x clean"
     )
     for whole_part, shares in ((False, SHARES), (True, (*SHARES, 1.0))):
         for share in shares:
@@ -305,10 +307,12 @@ def measured(name: str) -> bool:
                 "one part of 7 days" if whole_part else f"all, of one prefix ({mean['mine']:.0f})"
             )
             seen = whole_part or share > SHARES[0]
-            met = mean["with"] <= LARGEST_LOSS and not mean["wrong"]
+            beside = [run["with"] / max(1.0, run["knowing"]) for run in runs]
+            error = float(np.std(beside, ddof=1)) / len(beside) ** 0.5
+            met = float(np.mean(beside)) <= LARGEST_LOSS + 2 * error and not mean["wrong"]
             met &= mean["named"] >= FEWEST_NAMED if (share >= SHARES[1] and not whole_part) or share == 1.0 else True
             well &= met or not seen
-            losses = f"{mean['without']:9.3f} {mean['naive']:7.3f} {mean['with']:8.3f}"
+            losses = f"{mean['without']:9.3f} {mean['naive']:7.3f} {mean['with']:8.3f} {mean['knowing']:8.3f}"
             print(
                 f"  {what:38} {mean['named']:6.0%} {np.median(after) if after else float('nan'):10.0f} {mean['wrong']:6.1f} "
                 f"{losses}   {'met' if met else 'MISSED' if seen else 'too few'}"
