@@ -11,7 +11,11 @@ from staytrue.engines.process import ProcessPool
 from staytrue.kernel.incidents import standing
 from staytrue.loop.replay import replay
 
-TURNS_BACK = APP.replace("6 * (number >= 24)", "6 * (24 <= number < 52)").replace("retrain_cost=20", "retrain_cost=1500").replace("tail(240)", "tail(120)")
+TURNS_BACK = (
+    APP.replace("6 * (number >= 24)", "6 * (24 <= number < 52)")
+    .replace("retrain_cost=20", "retrain_cost=1500")
+    .replace("tail(240)", "tail(120)")
+)
 DOWN = APP.replace("    now = pd", "    if Path('down').exists():\n        raise OSError('no database')\n    now = pd")
 FLAWED = APP.replace(
     "    return found", "    if Path('flawed').exists():\n        found['size'] *= 1000\n    return found"
