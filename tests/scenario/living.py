@@ -71,14 +71,14 @@ class Live:
     folder: Path
     pool: ProcessPool
     settings: str = ""
-    app: str = APP
+    text: str = APP
     now: datetime = START + timedelta(days=LIVE_FROM)
     beats: Any = None
     said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
-        (self.folder / "app.py").write_text(self.app.replace("SETTINGS", self.settings))
+        (self.folder / "app.py").write_text(self.text.replace("SETTINGS", self.settings))
         self.ctx = open_context(str(self.folder / "app.py"), self.folder / ".staytrue")
         self.ledger = self.ctx.store.ledger
         self._set(self.now)

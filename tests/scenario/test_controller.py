@@ -51,7 +51,7 @@ def test_what_happens_live_is_what_a_replay_of_the_same_rows_says(shop):
 
     told = replay(shop.ctx, ["payback"], since=START + timedelta(days=LIVE_FROM))
 
-    kinds = [event.kind for event in shop.events()]
+    kinds = shop.story()
     assert kinds[:2] == ["deployed", "retrain"]
     assert "promoted" in kinds
     assert story(shop.events()) == story(told["timeline"])

@@ -29,7 +29,7 @@ def pool(tmp_path):
 
 
 def test_when_the_world_turns_back_a_champion_of_before_does_too_without_a_training(tmp_path, pool):
-    shop = Live(tmp_path / "shop", pool, app=TURNS_BACK)
+    shop = Live(tmp_path / "shop", pool, text=TURNS_BACK)
     controller = shop.controller()
     promoted = shop.until(controller, "promoted")
     first = shop.roles()["previous"]
@@ -55,7 +55,7 @@ def test_when_the_world_turns_back_a_champion_of_before_does_too_without_a_train
 
 
 def test_a_source_from_which_nothing_comes_is_an_alarm_until_it_is_back(tmp_path, pool):
-    shop = Live(tmp_path / "shop", pool, app=DOWN)
+    shop = Live(tmp_path / "shop", pool, text=DOWN)
     controller = shop.controller()
     shop.live(controller, 1)
     (shop.folder / "down").touch()
@@ -78,7 +78,7 @@ def test_a_source_from_which_nothing_comes_is_an_alarm_until_it_is_back(tmp_path
 
 
 def test_a_window_in_quarantine_is_an_alarm_until_the_source_gives_other_rows(tmp_path, pool):
-    shop = Live(tmp_path / "shop", pool, app=FLAWED)
+    shop = Live(tmp_path / "shop", pool, text=FLAWED)
     controller = shop.controller()
     shop.live(controller, 2)
     (shop.folder / "flawed").touch()
