@@ -18,8 +18,10 @@ __all__ = ["freshness", "repetition", "volume"]
 # A volume is held against the median of the newest 5 windows; how far windows lay from theirs says how far is far.
 _NEAR: Final = 5
 _SLACK: Final = 1.25
-# Beyond what windows did by themselves: 30 % fewer rows are too few; 40 % more are worth a word, three times too many.
+# Beyond what windows did by themselves: 30 % fewer rows are worth a word (a holiday), three in four missing are too few; 40 %
+# more are worth a word, three times too many.
 _FEWER: Final = math.log(1 / 0.7)
+_FAR_FEWER: Final = 0.25
 _MORE: Final = math.log(3)
 _WORTH: Final = 20  # rows: of so few, most may be missing by chance
 
@@ -49,6 +51,7 @@ def volume(case: Case) -> Iterable[Breach]:
             code="ST240",
             column=None,
             sentence=f"The window has {rows} rows, {rows / middle:.0%} of the usual {middle:g}.",
+            severity="refuse" if rows < _FAR_FEWER * middle else "warn",
             likely="a part of the feed did not arrive, or a filter upstream",
             facts={"rows": rows, "usual": middle},
         )
