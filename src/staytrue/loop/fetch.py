@@ -7,7 +7,7 @@ decided about it (`loop/data.py`) holds when the same rows come again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ __all__ = ["DATA", "Fetched", "fetch", "newest", "next_due"]
 Window = tuple[datetime, datetime]
 
 _BACKFILL = timedelta(days=365)
+
+_HABIT = 3
+"""So many windows in a row are kept out for one and the same breach of what was usual; the next one is let in."""
+_USUAL = frozenset({"ST920", "ST921", "ST922", "ST923", "ST927", "ST928", "ST240", "ST242"})
+"""Breaches of what was usual: range, categories, spelling, freshness, constant, rounding, rows, nulls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +323,7 @@ class _Kept:
             rows = mended(rows, repair, self.spec, self.table)
         trusted = case is not None and repair is None
         bad = [] if trusted else breaches(self.ctx, self.spec, self.table, window, rows, contract=self.contract)
+        bad = self._without_habits(window, bad)
         self.breaches += bad
         if any(b.severity == "refuse" for b in bad):
             self.refused.append(
@@ -344,6 +350,24 @@ class _Kept:
         else:
             return
         self.found.append(part)
+
+    def _without_habits(self, window: Window, bad: list[Breach]) -> list[Breach]:
+        """Breaches of what was usual that the windows just before had too are how the source is now: told, and let in.
+
+        Else a source that has changed for good would be kept out for good. What may never be trained on (other types, keys that
+        repeat, another unit, columns that changed places) stays refused, however often it comes.
+        """
+        held = {one.window: one.breaches for one in (*self.held, *self.refused) if one.state != "mended"}
+        windows = [(window[0] - n * self.spec.every, window[1] - n * self.spec.every) for n in range(1, _HABIT + 1)]
+        found = []
+        for one in bad:
+            of_late = [any((b.code, b.column) == (one.code, one.column) for b in held.get(w, ())) for w in windows]
+            if one.severity == "refuse" and one.code in _USUAL and all(of_late):
+                said = f"{one.sentence} So it was in the {_HABIT} windows before: this is how the source is now."
+                found.append(replace(one, severity="warn", sentence=said))
+            else:
+                found.append(one)
+        return found
 
     def _decided(self, window: Window, rows: Rows) -> HeldWindow | None:
         """What a person decided about these rows of this window, when they came before."""

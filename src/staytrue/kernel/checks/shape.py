@@ -27,6 +27,7 @@ __all__ = ["Shape", "distances", "shape_of", "strangeness", "swaps", "units"]
 # -- distributions and how far apart they are -------------------------------------------------------------------------
 
 _ENOUGH_VALUES: Final = 30
+_ENOUGH_FOR_SMALL: Final = 60
 _BLUR: Final = 2  # buckets, of 1.6 % at most: the same value may fall into the next one
 
 
@@ -370,6 +371,8 @@ def _near(scaled: _Scaled, outside: bool) -> tuple[float, str] | None:  # noqa: 
     if best is None or scaled.own is None:
         return None
     grid, small = scaled.grid(best[0]), 1 / _FAR < best[0] < _FAR
+    if small and len(scaled.values) < _ENOUGH_FOR_SMALL:
+        return None
     if grid < _SURELY and small:
         return best
     bar, fit = scaled.own.bar, 1 / 3

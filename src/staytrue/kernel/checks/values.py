@@ -73,6 +73,10 @@ def _binomial_tail(hits: int, n: int, p: float) -> float:
 # -- ranges -----------------------------------------------------------------------------------------------------------
 
 
+_MOST: Final = 0.5
+_ABSURD: Final = 100.0  # widths of the range that a column always had
+
+
 def ranges(case: Case) -> Iterable[Breach]:
     """More values outside the range than windows brought by themselves, or any outside what a person set."""
     for name in case.measured:
@@ -88,7 +92,11 @@ def ranges(case: Case) -> Iterable[Breach]:
         pinned = "range" in case.terms.of(name).pinned
         width = high - low
         far = float(((values < low - width / 2) | (values > high + width / 2)).mean())
-        if pinned or (width and far > _FAR_SHARE and len(outside) >= _FEW):
+        # Where most rows lie outside it is the source that changed (another unit is told by itself), and a label may go where
+        # it likes: that is what a retraining is for, so it must not be locked out.
+        absurd = width and float((np.abs(values - (low + high) / 2) > _ABSURD * width).mean()) > _FAR_SHARE
+        some = absurd or (share <= _MOST and name != case.spec.label)
+        if pinned or (width and some and far > _FAR_SHARE and len(outside) >= _FEW):
             severity = "refuse"
         elif share > 3 * _outside_before(case, name) + _FAR_SHARE:
             severity = "warn"
