@@ -17,6 +17,7 @@ from staytrue.kernel.usual import ENOUGH_WINDOWS
 __all__ = ["categories", "constant", "missing", "precision", "ranges"]
 
 _FEW: Final = 10
+_ENOUGH: Final = 30
 _SOME: Final = 30
 _RARE: Final = 1e-6
 _MARGIN: Final = 0.05
@@ -171,8 +172,9 @@ def categories(case: Case) -> Iterable[Breach]:
             column=name,
             sentence=f"{sum(news.values())} of {rows} texts of {name!r} were never seen before: for example {worst!r}.",
             likely="new categories, or another coding upstream",
-            # Where new texts come all the time (customers, agents), many of one new text are a good customer.
-            severity="refuse" if pinned or (closed and sum(news.values()) >= _FEW) else "warn",
+            # Where new texts come all the time (customers, agents), many of one new text are a good customer; and a day of few
+            # rows may be one customer's.
+            severity="refuse" if pinned or (closed and sum(news.values()) >= _FEW and rows >= _ENOUGH) else "warn",
             facts={"rows": sum(news.values()), "categories": sorted(news)[:20]},
         )
 
