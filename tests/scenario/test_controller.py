@@ -71,6 +71,7 @@ def test_a_challenger_that_passed_waits_for_a_person_and_is_promoted_once(carefu
     assert len(careful.events("promoted")) == 1
 
 
+@pytest.mark.slow
 def test_a_challenger_that_nobody_approves_is_rejected_when_its_time_is_over(careful):
     controller = careful.controller()
     waiting = careful.until(controller, "waiting")

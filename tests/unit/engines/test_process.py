@@ -138,7 +138,10 @@ def test_a_job_gives_back_its_result_and_what_it_cost(pool: ProcessPool, job: Ma
     assert outcome.seconds > 0
     assert outcome.cpu_seconds is not None
     assert outcome.peak_memory_bytes is not None
-    assert 1 << 20 < outcome.peak_memory_bytes < 1 << 30
+    # Before it becomes a program of its own, a process that was started counts what its parent held: here a whole test run.
+    resource = pytest.importorskip("resource")
+    mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (10 if sys.platform == "linux" else 0)
+    assert 1 << 20 < outcome.peak_memory_bytes < mine + (1 << 30)
 
 
 def test_files_arrive_in_a_private_outbox_that_discard_removes(
