@@ -51,7 +51,7 @@ drill-chaos:  ## a drill whose processes are killed and stopped, a thousand time
 	@$(need_dev) && "$$bin/python" -m pytest -q -s -p no:randomly -m fault_long tests/fault/test_chaos.py $(FAULT_ARGS)
 
 bench:  ## figures against baselines, one table per script
-	@$(need_dev) && status=0; for script in benchmarks/*.py; do case $$script in *health*|*alarms*|*contract*|*few_labels*|*segments*|*poison*|*remedies*) continue;; esac; \
+	@$(need_dev) && status=0; for script in benchmarks/*.py; do \
 	echo; echo "== $$script"; "$$bin/python" "$$script" || status=1; done; exit $$status
 
 bench-serve:  ## what an answer over HTTP costs, beside FastAPI, mlflow and others; needs wrk

@@ -116,8 +116,11 @@ class Live:
         return self.ledger.events("shop", LIVE, kinds=list(kinds) or None)
 
     def story(self) -> list[str]:
+        return [event.kind for event in self.events()]
+
+    def decisions(self) -> list[str]:
         """What happened, without notes and alarms."""
-        return [event.kind for event in self.events() if event.kind not in ("noted", "alarm")]
+        return [kind for kind in self.story() if kind not in ("noted", "alarm")]
 
     def roles(self) -> dict[str, str | None]:
         return {role.role: role.release for role in self.ledger.roles("shop", LIVE)}

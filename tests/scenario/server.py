@@ -27,7 +27,7 @@ import psutil
 
 T = TypeVar("T")
 CONTROLLER = "staytrue.loop.process"
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 """For what must happen at all; a busy machine is not a bug."""
 
 HISTORY = '''

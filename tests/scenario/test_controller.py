@@ -51,7 +51,7 @@ def test_what_happens_live_is_what_a_replay_of_the_same_rows_says(shop):
 
     told = replay(shop.ctx, ["payback"], since=START + timedelta(days=LIVE_FROM))
 
-    kinds = shop.story()
+    kinds = shop.decisions()
     assert kinds[:2] == ["deployed", "retrain"]
     assert "promoted" in kinds
     assert story(shop.events()) == story(told["timeline"])
@@ -71,7 +71,6 @@ def test_a_challenger_that_passed_waits_for_a_person_and_is_promoted_once(carefu
     assert len(careful.events("promoted")) == 1
 
 
-@pytest.mark.slow
 def test_a_challenger_that_nobody_approves_is_rejected_when_its_time_is_over(careful):
     controller = careful.controller()
     waiting = careful.until(controller, "waiting")
@@ -187,10 +186,10 @@ def test_a_retraining_waits_for_quiet_hours_to_end_and_tells_the_same_story(tmp_
     shop.until(controller, "retrain")
     for _ in range(3):
         shop.live(controller, 1)
-    assert shop.story() == ["deployed", "retrain"]  # it is always midnight when a day ends
+    assert shop.decisions() == ["deployed", "retrain"]  # it is always midnight when a day ends
 
     shop._set(shop.now + timedelta(hours=9))
     controller.turn()
 
-    assert shop.story()[:4] == ["deployed", "retrain", "backtest", "shadow"]
+    assert shop.decisions()[:4] == ["deployed", "retrain", "backtest", "shadow"]
     shop.ctx.store.close()

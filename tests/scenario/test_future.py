@@ -104,7 +104,6 @@ def recall(model, rows):
 '''
 
 
-@pytest.mark.slow
 def test_noise_is_predicted_no_better_than_by_chance(bench_of):
     with bench_of(MEMORY) as bench:
         bench.fetch("2026-01-01", "2026-04-11")

@@ -28,7 +28,6 @@ def pool(tmp_path):
         yield pool
 
 
-@pytest.mark.slow
 def test_when_the_world_turns_back_a_champion_of_before_does_too_without_a_training(tmp_path, pool):
     shop = Live(tmp_path / "shop", pool, text=TURNS_BACK)
     controller = shop.controller()

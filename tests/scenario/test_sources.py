@@ -71,7 +71,8 @@ def test_whatever_frame_a_source_gives_the_table_is_the_same(bench_of, given):
             fetched = bench.fetch("2026-01-01", "2026-01-06")
             tables.append(bench.store.table("sales").table.id)
 
-    assert (fetched.rows, fetched.quarantined) == (100, 0)  # its days are alike, and said to be
+    assert (fetched.rows, fetched.quarantined) == (100, 0)
+    assert {(b.code, b.severity) for b in fetched.breaches} == {("ST926", "warn")}  # its days are alike
     assert tables[0] == tables[1]
 
 

@@ -89,7 +89,6 @@ def test_a_window_of_thirty_days_trains_on_thirty_days(bench_of):
     assert {e["evidence"]["trained_rows"] for e in told(story, "shadow")} == {600}
 
 
-@pytest.mark.slow
 def test_the_auto_window_forgets_what_was_before_a_change(bench_of):
     # On 21 May forty days have the new prices: 45 days fit them better than all 140.
     with bench_of(shop_with('app.policy(window="auto")')) as bench:

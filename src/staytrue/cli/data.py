@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from staytrue.cli.order import who
 from staytrue.cli.screen import Screen
 from staytrue.errors import InvalidInput, NotFound
 from staytrue.kernel.contract import SourceSpec
@@ -156,7 +156,7 @@ def _at(micros: float) -> str:
 
 
 def _decide(ctx: Context, spec: SourceSpec, args: argparse.Namespace, screen: Screen) -> int:
-    by, because = _who(), args.because
+    by, because = who(), args.because
     done: Decided
     if args.release and any(one["id"].startswith(args.release) for one in held_back(ctx)):
         sentence, new = trust(ctx, args.release, by=by, because=because)
@@ -213,7 +213,7 @@ def _edit(ctx: Context, spec: SourceSpec, args: argparse.Namespace, screen: Scre
     table, _ = newest(ctx, spec)
     known = contract_of(ctx, spec)
     changes = _merged(_from_file(args.edit), _from_terms(args.terms), _from_codes(args.ignore, known))
-    after, new = edit_contract(ctx, spec, table, changes, by=_who(), because=args.because)
+    after, new = edit_contract(ctx, spec, table, changes, by=who(), because=args.because)
     sentence = (
         f"Version {after.version} of the contract of {spec.name} holds from now on: every check from here rests on it."
     )
@@ -311,10 +311,3 @@ def _spec(ctx: Context, source: str | None) -> SourceSpec:
         named = f"has no source {source!r}" if source else "has several sources: say which"
         raise NotFound("ST620", f"App {ctx.app.name} {named}; there are {', '.join(sources) or 'none'}.", source=source)
     return sources[source].spec
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a user without a name, as in many containers
-        return "somebody"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 from datetime import UTC, datetime
 from typing import Any
 
 from staytrue.cli.check import Bench, bench, champion_base, checked, limits
+from staytrue.cli.order import who
 from staytrue.cli.screen import Screen
 from staytrue.dashboard.report import report
 from staytrue.loop.checked import Base, Checked
@@ -62,14 +62,7 @@ def _sent(
         return None, None
     if alive(place.store.root, found.app) and not args.now:
         code = found.proposal.code
-        order = ask(place.store.ledger, found.app, "deploy", by=_who(), now=datetime.now(UTC), code=code, why=args.why)
+        order = ask(place.store.ledger, found.app, "deploy", by=who(), now=datetime.now(UTC), code=code, why=args.why)
         return order.document(), None
     steps = deliver_candidate(found.candidate, base, now=args.now)
     return None, drive({"deploy": steps}, place.pool)["deploy"]
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a user without a name, as in many containers
-        return "somebody"

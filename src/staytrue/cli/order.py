@@ -12,7 +12,7 @@ from staytrue.loop.lease import alive
 from staytrue.loop.orders import What, ask
 from staytrue.store.store import Store
 
-__all__ = ["arguments", "place", "tell"]
+__all__ = ["arguments", "place", "tell", "who"]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def place(
 ) -> int:
     """Write the order down and say what will happen: exit code 0, it is kept even where nobody lives to act on it."""
     app = store.app(args.name)
-    order = ask(store.ledger, app, what, by=_who(), now=datetime.now(UTC), release=release, why=args.why)
+    order = ask(store.ledger, app, what, by=who(), now=datetime.now(UTC), release=release, why=args.why)
     return tell(store, app, screen, will, order=order.document())
 
 
@@ -40,7 +40,8 @@ def tell(store: Store, app: str, screen: Screen, will: str, *, order: dict[str, 
     return 0
 
 
-def _who() -> str:
+def who() -> str:
+    """The person at this machine, as the log names them."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # a user without a name, as in many containers

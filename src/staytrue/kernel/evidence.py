@@ -109,9 +109,9 @@ class Differences:
         """
         return float(self.sums[:, 1].sum()) * (self.scale / _UNIT) / self.rows if self.rows else 0.0
 
-    def before(self, tick: int | None) -> tuple[Floats, Floats]:
-        """(k,) rows, and (k,) summed clipped differences in units of the loss, of each tick below `tick` (None: of all)."""
-        sums = self.sums if tick is None else self.sums[: np.searchsorted(self.ticks, tick)]
+    def by_tick(self, before: int | None) -> tuple[Floats, Floats]:
+        """(k,) rows, and (k,) summed clipped differences in units of the loss, of each tick below `before` (None: of all)."""
+        sums = self.sums if before is None else self.sums[: np.searchsorted(self.ticks, before)]
         return sums[:, 0].astype(np.float64), sums[:, 1].astype(np.float64) * (self.scale / _UNIT)
 
     def document(self) -> dict[str, Any]:

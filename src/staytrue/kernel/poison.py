@@ -226,7 +226,7 @@ def judge_part(experience: Experience, losses: Floats, agreed: Agreement | None)
     return made
 
 
-_LOSS_ONLY: Final = "the champion loses more than in any part before, and its answers still go with the labels"
+_LOSS_ONLY: Final = "the champion loses more than in any part before, but its answers still go with the labels"
 # A champion whose answers hardly went with the labels before (elec2 in autumn: 0.3) can't tell wrong labels from drift.
 _REVERSED: Final = 0.4
 _APART: Final = 1.5
@@ -362,7 +362,7 @@ def _of_group(name: str, one: Suspicion) -> Finding | None:
     now, usual = one.agreed, one.others_agreed / others
     made = Finding(
         verdict="suspect",
-        why="the champion loses far more on these rows than on the others, and its answers still go with their labels",
+        why="the champion loses far more on these rows than on the others, but its answers still go with their labels",
         rows=one.rows,
         share=one.rows / one.all_rows,
         expected=one.others_lost / others,

@@ -6,13 +6,11 @@
   counts are the labelled among the rows of ticks whose label window has closed (`of`).
 - `overdue`: nothing for longer than ever before. One empty tick is little evidence (at most one more than the ticks seen
   before), a run of them twice as long as the longest is told at once; it is a fact, not an inference, and has no alpha.
-- `repeated`: the feed is stuck and gives an old part again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
@@ -22,7 +20,7 @@ from staytrue.errors import InvalidInput
 from staytrue.kernel import detector
 from staytrue.kernel.detector import Detector
 
-__all__ = ["Silence", "fold_silence", "overdue", "repeated"]
+__all__ = ["Silence", "fold_silence", "overdue"]
 
 # The newest eight of a phase tell its level: a trend of 1 % a week puts it 4 % off.
 _RECENT: Final = 8
@@ -192,40 +190,6 @@ def overdue(silence: Silence, *, factor: float = 2.0) -> bool:
         (False, True)
     """
     return silence.empty > factor * max(silence.longest, 1)
-
-
-def repeated(
-    earlier: Sequence[Mapping[str, str]], newest: Mapping[str, str], *, apart: Sequence[str] = ()
-) -> int | None:
-    """The position of the earlier part whose rows the newest one has again; None when it is new.
-
-    A part is given as one fingerprint a column: equal where the column has the same values the same number of times (the
-    digest of its sketch will do). All columns must be equal, and one at least must be a column that never repeats by itself:
-    no two different earlier parts have it equal. So a source of constants, or of few possible values, does not cry,
-    and the first repeated part is found as soon as two different ones were seen.
-
-    Args:
-        earlier: parts before it, any number; `apart`: the time column and the key, which a stuck feed may renew.
-
-    Returns:
-        The latest such position. Limit: a feed that is stuck in some columns only is not found; nor one that is stuck
-        from its second part on, since nothing tells a stuck column from a constant one.
-
-    Example:
-        >>> days = [{"at": "1", "x": "a", "unit": "m"}, {"at": "2", "x": "b", "unit": "m"}]
-        >>> repeated(days, {"at": "3", "x": "b", "unit": "m"}, apart=["at"])
-        1
-        >>> repeated(days, {"at": "3", "x": "c", "unit": "m"}, apart=["at"]) is None
-        True
-    """
-    columns = sorted(set(newest) - set(apart))
-    same = {name: [part.get(name) for part in earlier] for name in columns}
-    found = [i for i in range(len(earlier)) if all(same[name][i] == newest[name] for name in columns)]
-    different = {tuple(part.get(name) for name in columns) for part in earlier}
-    if not found or len(different) < _FEWEST:
-        return None
-    never_twice = [name for at, name in enumerate(columns) if len({part[at] for part in different}) == len(different)]
-    return found[-1] if never_twice else None
 
 
 def _counted(silence: Silence, count: int) -> Silence:

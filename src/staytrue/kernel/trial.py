@@ -161,7 +161,7 @@ def _seems_harmed(state: Differences, margin: float, before: int | None) -> bool
 
     No evidence that may refuse, since it is looked at often; but a segment that is too small to speak yet is waited for.
     """
-    rows, losses = state.before(before)
+    rows, losses = state.by_tick(before)
     if rows.size < 2:
         return False
     mean = losses.sum() / rows.sum()

@@ -19,7 +19,7 @@ from staytrue.kernel.admission import Admission, admission, not_after
 from staytrue.kernel.duration import duration
 from staytrue.kernel.policy import Decision, Known, Policy, Settings, decide
 from staytrue.kernel.release import Digest
-from staytrue.kernel.remedy import ALARMS, AlarmKind
+from staytrue.kernel.remedy import ALARMS, AlarmKind, remedy
 from staytrue.kernel.rollout import Step, in_canary, moved, steps
 from staytrue.kernel.schedule import quiet
 from staytrue.loop.chronicle import Chronicle
@@ -422,7 +422,7 @@ class Life:
 
     def _respond(self, now: datetime) -> Steps[None]:
         """While harm is done look back first, for that costs no training; then ask the policy."""
-        if self.watch.alarmed and not self.watch.looked_back:
+        if self.watch.alarmed and not self.watch.looked_back and "restore" in remedy("harm").acts:
             self.watch.looked_back = True
             if (yield from self._looks_back(now)):
                 return

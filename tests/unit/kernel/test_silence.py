@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from staytrue.errors import InvalidInput
-from staytrue.kernel.silence import Silence, fold_silence, overdue, repeated
+from staytrue.kernel.silence import Silence, fold_silence, overdue
 
 WEEK = (900, 1000, 1000, 1000, 950, 300, 0)
 
@@ -86,32 +86,6 @@ def test_a_restart_from_its_document_goes_on_as_if_nothing_happened():
     one, two = (lived(s, np.random.default_rng(1), 30, factor=0.6) for s in (silence, again))
     assert again.document() == silence.document()
     assert one.document() == two.document()
-
-
-def part(at, **columns):
-    return {"at": str(at), "id": f"k{at}", **columns}
-
-
-def test_a_stuck_feed_is_found_on_its_first_repeated_part():
-    days = [part(i, price=f"p{i}", unit="eur", kind="ab"[i % 2]) for i in range(5)]
-    assert repeated(days, part(5, price="p4", unit="eur", kind="a"), apart=["at", "id"]) == 4
-    assert repeated(days, part(5, price="p1", unit="eur", kind="b"), apart=["at", "id"]) == 1
-    again = [*days, part(5, price="p4", unit="eur", kind="a")]
-    assert repeated(again, part(6, price="p4", unit="eur", kind="a"), apart=["at", "id"]) == 5
-
-
-def test_constant_columns_and_few_possible_values_do_not_cry():
-    constant = [part(i, unit="eur", on="yes") for i in range(9)]
-    coins = [part(i, coin="ht"[i % 2]) for i in range(9)]
-    new = part(9, price="p9", unit="eur")
-    assert repeated(constant, part(9, unit="eur", on="yes"), apart=["at", "id"]) is None
-    assert (
-        repeated([*coins, part(8.5, coin="x"), part(8.7, coin="x")], part(9, coin="h"), apart=["at", "id"]) is not None
-    )
-    assert repeated([part(0, price="p0", unit="eur")], new, apart=["at", "id"]) is None
-    assert repeated([], new) is None
-    assert repeated(constant, {}, apart=[]) is None
-    assert repeated([{"größe": "a"}, {"größe": "b"}], {"größe": "a", "extra": "z"}) is None
 
 
 def test_what_cannot_be_counted_is_refused_with_its_code():
