@@ -58,7 +58,7 @@ bench-serve:  ## what an answer over HTTP costs, beside FastAPI, mlflow and othe
 	@$(need_dev) && "$$bin/python" benchmarks/serving/bench.py
 
 bench-loop:  ## what the loop costs, and how soon it acts; DBOS_PYTHON names a Python with dbos to compare with
-	@$(need_dev) && "$$bin/python" benchmarks/loop.py && "$$bin/python" benchmarks/trials.py
+	@$(need_dev) && status=0; for script in loop trials; do "$$bin/python" "benchmarks/$$script.py" || status=1; done; exit $$status
 
 bench-health:  ## cost of profiles beside Evidently and others (EVIDENTLY_PYTHON); alarms, contract, labels, segments, remedies
 	@$(need_dev) && status=0; \
