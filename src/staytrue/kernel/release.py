@@ -33,6 +33,7 @@ __all__ = [
     "is_digest",
     "retrains",
     "revert",
+    "same_thing",
     "trained_by",
 ]
 
@@ -240,6 +241,11 @@ def axes(a: Release, b: Release) -> tuple[Axis, ...]:
         "model": a.model != b.model and not (a.as_trained and b.as_trained and retrains(a, b)),
     }
     return tuple(axis for axis in AXES if differs[axis])
+
+
+def same_thing(a: Release, b: Release) -> bool:
+    """Whether two releases are of the same code, env, params, seed, data and model, whatever they came from."""
+    return a.app == b.app and _identity(a) == _identity(b)
 
 
 def retrains(a: Release, b: Release) -> bool:

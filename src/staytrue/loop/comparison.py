@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 
 from staytrue.kernel.policy import Settings
 from staytrue.kernel.release import Release
-from staytrue.loop.context import Context
+from staytrue.loop.context import Context, as_released
 from staytrue.loop.jobs import Steps
 from staytrue.loop.past import Past
 from staytrue.loop.release import checked_out
 from staytrue.loop.train import Trained, train
 from staytrue.loop.trial import Backtest, inputs, pairs
 
-__all__ = ["NEW_ROWS", "Comparison", "as_it_was", "compared", "trained_stop", "without_newest"]
+__all__ = ["NEW_ROWS", "Comparison", "as_it_was", "compared", "trained_stop", "unseen", "without_newest"]
 
 NEW_ROWS = 100
 """Fewer labelled rows since the champion's training than this say nothing about it."""
@@ -34,9 +34,22 @@ class Comparison:
 def trained_stop(ctx: Context, release: Release, past: Past) -> int:
     """The release's model was trained on ticks before this one. Raises NotFound: ST865, it has no model."""
     _, recipe = release.trained()
-    table = ctx.store.recipe(recipe).tables[past.spec.name]
-    until = ctx.store.table_by_id(table).table.until
-    return sum(t.part.until <= until for t in past.ticks) if until else 0
+    tables = ctx.store.recipe(recipe).tables
+    # Older code may have another name for the source: then whatever it learned from ends its training.
+    learned = [tables[past.spec.name]] if past.spec.name in tables else list(tables.values())
+    ends = [until for table in learned if (until := ctx.store.table_by_id(table).table.until)]
+    return sum(t.part.until <= max(ends) for t in past.ticks) if ends else 0
+
+
+def unseen(ctx: Context, past: Past, champion: Release, release: Release, *, stop: int) -> int:
+    """The first of the ticks before `stop` whose labels neither of the two was trained on.
+
+    Of one model under two codes it begins a backtest's rows: both have seen them alike, and they tell what the code changes.
+    """
+    if release.model == champion.model:
+        return past.back(stop, past.ctx.app.settings.holdout, not_before=0)
+    # A model is no measure on rows that it was trained on.
+    return min(stop, max(trained_stop(ctx, each, past) for each in (champion, release)))
 
 
 def without_newest(
@@ -66,9 +79,9 @@ def without_newest(
 
 
 def as_it_was(ctx: Context, release: Release) -> Context:
-    """The context with the code of a release in the place of its own."""
+    """The context with the code, params and seed of a release in the place of its own."""
     tree = checked_out(ctx, release).entry.parent
-    return replace(ctx, code=release.code, training_code=release.training_code, tree=tree)
+    return replace(as_released(ctx, release), code=release.code, training_code=release.training_code, tree=tree)
 
 
 def compared(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from staytrue.store import env as env_store
 from staytrue.store import models
 from staytrue.store.store import Store, open_store
 
-__all__ = ["Context", "open_context", "release_context"]
+__all__ = ["Context", "as_released", "open_context", "release_context"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,10 @@ class Context:
     metric: Metric
     home: Path
     """The user's own folder: the current one while a source is read."""
+    params: Mapping[str, Any]
+    """What a training is given as `params`: as its code says, or as the release has them that this code is of (`as_released`)."""
+    seed: int
+    """Likewise."""
 
     @property
     def entry(self) -> Path:
@@ -74,11 +78,13 @@ def open_context(app: str | None = None, store: str | Path | None = None) -> Con
         env=env_store.env_id(opened.objects),
         metric=read_metric(loaded.metric),
         home=file.parent,
+        params=loaded.params,
+        seed=loaded.seed,
     )
 
 
 def release_context(store: Store, release: Release, home: Path) -> Context:
-    """The app as the code of a release has it, whatever stands in the user's folder by now.
+    """The app as a release has it, whatever stands in the user's folder by now: its code, its params and its seed.
 
     Raises:
         NotFound, InvalidInput: as `app.load`.
@@ -97,4 +103,14 @@ def release_context(store: Store, release: Release, home: Path) -> Context:
         env=env_store.env_id(store.objects),
         metric=read_metric(loaded.metric),
         home=home,
+        params=release.params,
+        seed=release.seed,
     )
+
+
+def as_released(ctx: Context, release: Release) -> Context:
+    """The context with the params and the seed of a release of its code, which need not be those written there.
+
+    A revert may have taken back a setting alone. The release's own trainings go on with it, until other code brings its own.
+    """
+    return replace(ctx, params=release.params, seed=release.seed)

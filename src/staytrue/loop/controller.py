@@ -14,25 +14,27 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from staytrue.errors import Conflict, InvalidInput, NotFound, Refused, StaytrueError, Unavailable
+from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.policy import Decision
 from staytrue.kernel.policy import policy as named_policy
-from staytrue.kernel.release import Digest
+from staytrue.kernel.release import Digest, Release
 from staytrue.loop.check import check
 from staytrue.loop.checked import Base, Checked
 from staytrue.loop.checked import Candidate as NewRelease
 from staytrue.loop.chronicle import Chronicle
-from staytrue.loop.comparison import trained_stop
+from staytrue.loop.comparison import compared, trained_stop, unseen
 from staytrue.loop.context import Context
 from staytrue.loop.fetch import fetch, next_due
 from staytrue.loop.follow import Follower
-from staytrue.loop.jobs import Steps
+from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.lease import Tenancy
-from staytrue.loop.life import Candidate, Life
+from staytrue.loop.life import Candidate, Life, short
 from staytrue.loop.memory import recall, remember
 from staytrue.loop.orders import Order, orders
 from staytrue.loop.past import Past
 from staytrue.loop.proposal import Proposal
 from staytrue.loop.quarantine import DATA
+from staytrue.loop.release import release_refs, same_answers
 from staytrue.loop.sentinel import wrong_with_sources
 from staytrue.loop.trial import pairs
 from staytrue.loop.watch import RollbackWatch
@@ -50,7 +52,7 @@ _LONGEST_PAUSE: Final = timedelta(hours=1)
 
 
 class Ended(Exception):
-    """The controller is to end now: by a signal, or because its app's code is another one."""
+    """The controller is to end now: by a signal, or because the champion is of other code or has other params."""
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Controller:
     _table: Digest | None = None
     _due: dict[str, datetime] = field(default_factory=dict)
     _watched: tuple[Any, ...] = ()
+    _champion: tuple[Digest, Release] | None = None
 
     def __post_init__(self) -> None:
         self.forget()
@@ -113,7 +116,7 @@ class Controller:
     # ------------------------------------------------------------ one turn
 
     def turn(self) -> bool:
-        """Do what is due; whether the app's code is still the champion's, and so another turn may follow.
+        """Do what is due; whether the app is still as the champion has it, and so another turn may follow.
 
         Raises:
             Ended: it is to end.    StaytrueError: this machine is in trouble, or another controller took over.
@@ -127,7 +130,15 @@ class Controller:
         if self.life is not None:
             self.life.expire(self.clock())
             self.chronicle.write_if_told()
-        return self.life is None or not self.life.crowned or self.life.code == self.ctx.code
+        return self.life is None or not self.life.crowned or self._is_ours(self.life)
+
+    def _is_ours(self, life: Life) -> bool:
+        """Whether the champion's next training would be what this context gives: its code, params and seed."""
+        if self._champion is None or self._champion[0] != life.release:
+            self._champion = life.release, self.ctx.store.release_document(life.release)
+        mine = (self.ctx.code, canonical_json(dict(self.ctx.params)), self.ctx.seed)
+        champion = self._champion[1]
+        return mine == (champion.code, canonical_json(dict(champion.params)), champion.seed)
 
     def save(self) -> None:
         """Keep what is remembered now, unless nothing is."""
@@ -264,6 +275,8 @@ class Controller:
         elif what == "deploy" and order.code and life is not None:
             self._propose(Proposal(code=order.code, name=f"code {order.code[:8]}", home=self.ctx.home))
             self._tell("pushed", f"{order.by} sent code {order.code[:8]} ({why}): it is checked.", now, said)
+        elif what == "try" and order.release and life is not None and life.crowned:
+            self._try_release(life, order.release, order, said)
         elif what in ("promote", "reject") and life and trial and order.release in (None, trial.release):
             if what == "promote":
                 life.promote(now, f"{order.by} said so: {why}", said)
@@ -271,6 +284,73 @@ class Controller:
                 life.reject(now, "person", f"{order.by} said so: {why}", said)
         else:
             self._tell("declined", f"{order.by} asked to {what}, but there was nothing to {what}.", now, said)
+
+    def _try_release(self, life: Any, release: Digest, order: Order, said: Mapping[str, Any]) -> None:
+        """Bring a release that a person asked for into its trial, or into its place if nobody can tell it from the champion."""
+        now = self.clock()
+        wrong = None
+        if release == life.release:
+            wrong = "it is champion already"
+        elif life.trial is not None and life.trial.release == release:
+            wrong = "it is on trial already"
+        else:
+            try:
+                self.run(self._tried(life, release, order, said))
+            except StaytrueError as exc:
+                if not (tells_of_the_job(exc) or isinstance(exc, NotFound)):
+                    raise
+                wrong = str(exc)
+        if wrong is not None:
+            told = {**said, "release": release}
+            self._tell("declined", f"{order.by} asked to try {release[:8]}, and it is not: {wrong}.", now, told)
+
+    def _tried(self, life: Life, release: Digest, order: Order, said: Mapping[str, Any]) -> Steps[None]:
+        ctx, now, known = self.ctx, self.clock(), life.known
+        new, old = (ctx.store.release_document(one) for one in (release, life.release))
+        refs, server, why = release_refs(ctx, new), life.who(release), order.why or "no reason given"
+        if same_answers(ctx, old, new):
+            same = f"{why} ({order.by}); the model and the golden answers are the same."
+            life.rename(release, server, refs, now, same, kind=order.kind or "deployed", said=said)
+            return
+        stop = trained_stop(ctx, new, life.past)
+        # As many rows as a trial may take; and no more, for ticks wait while they are answered.
+        cut = life.past.back(known, life.settings.trial_rows, not_before=unseen(ctx, life.past, old, new, stop=known))
+        rows, number = life.past.rows(cut, known), life.number + 1
+        sentence, numbers = f"{order.by} has release {release[:8]} tried: {why}.", {**said}
+        if rows:
+            both = (life.champion, server)
+            tested = yield from compared(life.past, life.settings, both, cut=cut, stop=known, number=number)
+            evidence, found = tested.pairs, tested.judgement
+            losses = f"it loses {tested.challenger_loss:.4g} against {tested.champion_loss:.4g} a row on {rows:,} rows"
+            unseen_ = "" if new.model == old.model else " that neither learned from"
+            sentence = f"{order.by} has release {release[:8]} tried: {why}; {losses}{unseen_}."
+            numbers |= {
+                "verdict": found.verdict, "rows": rows, "champion_loss": tested.champion_loss,
+                "challenger_loss": tested.challenger_loss, **found.evidence,
+            }  # fmt: skip
+            if found.verdict == "worse":
+                life.number = number
+                body = {"release": release, "against": life.release, "verdict": "worse", "evidence": short(numbers)}
+                kept = f"{sentence[:-1]}: worse, and the champion stays; --now lets it in all the same."
+                self.chronicle.tell("tried", kept, at=now, body=body, refs=refs)
+                return
+        else:
+            evidence = yield from pairs(life.past, life.settings, life.champion, server, stop=known, number=number)
+        life.enter(
+            Candidate(
+                release=release,
+                trained=server,
+                refs=refs,
+                pairs=evidence,
+                started=known,
+                sentence=sentence,
+                evidence=short(numbers),
+                source="person",
+                stop=min(stop, known),
+                instead=f"{order.by} has another release tried: {why}",
+            ),
+            now,
+        )
 
     def _answer_trips(self) -> None:
         kinds = ["tripped", "serve_failed"]
@@ -383,7 +463,7 @@ class Controller:
             return
         life = self.life
         self.run(life.resume())
-        while life.lived < life.past.until and life.code == self.ctx.code and life.retraining is None:
+        while life.lived < life.past.until and self._is_ours(life) and life.retraining is None:
             self.run(life.tick(life.lived))
             life.by_tick.clear()
             life.timeline.clear()

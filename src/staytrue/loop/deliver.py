@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from staytrue.errors import Conflict, StaytrueError
 from staytrue.kernel.release import Digest, Release
 from staytrue.loop.comparison import NEW_ROWS, Comparison, as_it_was, compared, trained_stop, without_newest
-from staytrue.loop.context import Context
+from staytrue.loop.context import Context, as_released
 from staytrue.loop.jobs import Steps, tells_of_the_job
+from staytrue.loop.orders import Order
 from staytrue.loop.past import Past
 from staytrue.loop.release import answered_release, checked_out, kept, same_answers
 from staytrue.loop.train import Trained, train
@@ -41,6 +42,8 @@ class Delivered:
     verdict: str
     sentence: str
     evidence: Mapping[str, Any]
+    order: Order | None = None
+    """What the loop was asked to do, where it lives: what becomes of the release is its to say."""
 
     def document(self) -> dict[str, Any]:
         """As `--json` prints it."""
@@ -50,6 +53,7 @@ class Delivered:
             "verdict": self.verdict,
             "sentence": self.sentence,
             "evidence": dict(self.evidence),
+            "order": self.order.document() if self.order else None,
         }
 
 
@@ -64,6 +68,8 @@ class Delivery:
     champion: KeptRelease | None
     epoch: int
     """Of the champion that was looked at: the ledger refuses a promotion over any other."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What else the event says: who, and what for."""
 
     @property
     def id(self) -> Digest:
@@ -107,6 +113,9 @@ class Delivery:
         if self.champion is not None:
             previous = _epoch(self.ctx, "previous")
             roles.append(RoleChange(role="previous", release=self.champion.id, share=0.0, expect_epoch=previous))
+        challenger = self.ctx.store.ledger.role(self.ctx.app.name, LIVE, "challenger")
+        if challenger is not None and challenger.release == self.id:
+            roles.append(RoleChange(role="challenger", release=None, share=0.0, expect_epoch=challenger.epoch))
         kind = "deployed" if self.champion is None else self.kind
         against = self.champion.id if self.champion else None
         # One event for this release against this champion at this epoch: the same command twice has one effect.
@@ -133,14 +142,28 @@ class Delivery:
             at=now,
             kind=kind,
             sentence=sentence,
-            body={"release": self.id, "against": against, "verdict": verdict, "evidence": dict(evidence)},
+            body={
+                "release": self.id,
+                "against": against,
+                "verdict": verdict,
+                "evidence": dict(evidence),
+                **({"about": dict(self.about)} if self.about else {}),
+            },
             refs=self.refs,
             roles=tuple(roles),
         )
         self.ctx.store.ledger.append([entry], recorded_at=now)
 
 
-def delivery(ctx: Context, release: Release, refs: tuple[Ref, ...], *, kind: str, epoch: int) -> Delivery:
+def delivery(
+    ctx: Context,
+    release: Release,
+    refs: tuple[Ref, ...],
+    *,
+    kind: str,
+    epoch: int,
+    about: Mapping[str, Any] | None = None,
+) -> Delivery:
     """A delivery against the champion of that epoch.
 
     Raises:
@@ -155,7 +178,7 @@ def delivery(ctx: Context, release: Release, refs: tuple[Ref, ...], *, kind: str
             "The same command again holds it against that one.",
             release=id_,
         )
-    return Delivery(ctx=ctx, release=release, refs=refs, kind=kind, champion=champion, epoch=epoch)
+    return Delivery(ctx=ctx, release=release, refs=refs, kind=kind, champion=champion, epoch=epoch, about=about or {})
 
 
 def champion_epoch(ctx: Context) -> int:
@@ -206,6 +229,8 @@ def note_failure(ctx: Context, exc: StaytrueError, *, timeline: str) -> None:
 
 def _trained_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Delivered | None, Trained]]:
     champion = ctx.store.champion(ctx.app.name)
+    if champion is not None and champion.release.code == ctx.code:
+        ctx = as_released(ctx, champion.release)
     trained = yield from train(ctx, inputs(past, 0, past.until), previous=champion.release.model if champion else None)
     # Once more: training takes its time, and another process may have been first.
     epoch, champion = champion_epoch(ctx), ctx.store.champion(ctx.app.name)

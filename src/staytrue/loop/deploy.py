@@ -10,7 +10,7 @@ from staytrue.loop.comparison import Comparison
 from staytrue.loop.deliver import Delivered, champion_epoch, delivery
 from staytrue.loop.jobs import Steps
 from staytrue.loop.past import Past
-from staytrue.loop.proposal import Proposal, described_context, of_commit
+from staytrue.loop.proposal import Proposal, described_context, described_release, of_commit
 from staytrue.loop.service import let_in
 from staytrue.store.git import open_repository
 from staytrue.store.store import KeptRelease, Store
@@ -22,9 +22,9 @@ def base_of_release(release: KeptRelease, home: Path) -> Steps[Base]:
     """A kept release, to hold a change against.
 
     Raises:
-        StaytrueError: as `described_context`: its code does not import any more.
+        StaytrueError: as `described_release`: its code does not import any more.
     """
-    ctx = yield from described_context(release.store, release.release.code, home=home)
+    ctx = yield from described_release(release.store, release.release, home=home)
     return Base(ctx=ctx, release=release, name=f"release {release.id[:8]}")
 
 

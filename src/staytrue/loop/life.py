@@ -95,7 +95,7 @@ class Waiting:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A release of changed code on its way into a trial, its backtest behind it."""
+    """A release of changed code, or one that a person asked for, on its way into a trial, its backtest behind it."""
 
     release: Digest
     trained: Trained
@@ -105,6 +105,12 @@ class Candidate:
     """Labels of ticks before this one were known to its training and its backtest."""
     sentence: str
     evidence: Mapping[str, Any]
+    source: str = "code"
+    """As `Trial.source`."""
+    stop: int | None = None
+    """It was trained on ticks before this one; None: on those before `started`."""
+    instead: str = "newer code comes, which learns from the same rows"
+    """Why whoever is on trial makes room."""
 
 
 @dataclass
@@ -581,7 +587,10 @@ class Life:
         self._tell("backtest", f"Backtest passed: it loses {compared}.", now, None, numbers)
         return True
 
-    def rename(self, release: Digest, champion: Trained, refs: tuple[Ref, ...], now: datetime, sentence: str) -> None:
+    def rename(
+        self, release: Digest, champion: Trained, refs: tuple[Ref, ...], now: datetime, sentence: str, *,
+        kind: str = "deployed", said: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         """Make a release champion that nobody can tell from the one there is: what is known of that holds for it."""
         old, self.release = self.release, release
         self.champion = replace(champion, rows=self.champion.rows)
@@ -590,18 +599,18 @@ class Life:
             tick: replace(one, champion=release) if one.champion == old else one for tick, one in self.served.items()
         }
         self._tell(
-            "deployed",
+            kind,
             f"Release {release[:8]} is champion: {sentence}",
             now,
             release,
-            {"from": old},
+            {"from": old, **(said or {})},
             refs=refs,
             roles={"champion": (release, 1.0), "previous": (old, 0.0)},
         )
 
     def enter(self, candidate: Candidate, now: datetime) -> None:
-        """Bring a release of changed code into its trial; whoever is on trial makes room for it."""
-        self.reject(now, "superseded", "newer code comes, which learns from the same rows", {})
+        """Bring a release of changed code, or one that a person asked for, into its trial; whoever is on trial makes room."""
+        self.reject(now, "superseded", candidate.instead, {})
         self.number += 1
         self._tell("backtest", candidate.sentence, now, candidate.release, candidate.evidence)
         self._enter(
@@ -612,7 +621,8 @@ class Life:
             candidate.started,
             proven=False,
             refs=candidate.refs,
-            source="code",
+            source=candidate.source,
+            stop=candidate.stop,
         )
 
     def _enter(

@@ -14,14 +14,14 @@ from uuid import uuid4
 
 from staytrue.errors import Conflict, NotFound
 from staytrue.kernel.release import Digest
-from staytrue.store.ledger import LIVE, Entry, Event, Ledger
+from staytrue.store.ledger import LIVE, Entry, Event, Ledger, Ref
 
 __all__ = ["ORDERS", "Order", "What", "ask", "challenger", "is_paused", "orders", "paused"]
 
 ORDERS = "orders"
 """The timeline of orders."""
 
-What = Literal["pause", "resume", "promote", "reject", "retrain", "deploy"]
+What = Literal["pause", "resume", "promote", "reject", "retrain", "deploy", "try"]
 _KIND = "asked"
 _LONGEST_WHY = 500
 
@@ -36,6 +36,8 @@ class Order:
     at: datetime
     release: Digest | None = None
     code: Digest | None = None
+    kind: str | None = None
+    """Of a release to try: as what it is told of, such as `reverted`."""
     why: str | None = None
 
     def document(self) -> dict[str, Any]:
@@ -47,6 +49,7 @@ class Order:
             "at": self.at.isoformat(),
             "release": self.release,
             "code": self.code,
+            "kind": self.kind,
             "why": self.why,
         }
 
@@ -60,20 +63,23 @@ def ask(
     now: datetime,
     release: Digest | None = None,
     code: Digest | None = None,
+    kind: str | None = None,
     why: str | None = None,
     key: str | None = None,
+    refs: tuple[Ref, ...] = (),
 ) -> Order:
     """Write the order down, durably.
 
     Args:
         by: who asks.    why: the reason, for the log; of one line in the end, and of at most 500 characters.
-        release: which challenger (promote, reject).    code: which code (deploy).
+        release: which challenger (promote, reject), or whom to bring into a trial (try).    code: which code (deploy).
+        kind: of a release to try: as what it is told of.    refs: what keeps that release.
         key: makes it happen once, when it has to be asked for again after a failure; random when left out.
     """
     reason = _one_line(why) or None
     who = _one_line(by) or "somebody"
     meant = f" {release[:8]}" if release else f" code {code[:8]}" if code else ""
-    said: dict[str, Any] = {"what": what, "by": who, "release": release, "code": code, "why": reason}
+    said: dict[str, Any] = {"what": what, "by": who, "release": release, "code": code, "kind": kind, "why": reason}
     entry = Entry(
         app=app,
         timeline=ORDERS,
@@ -82,6 +88,7 @@ def ask(
         kind=_KIND,
         sentence=f"{who} asked to {what}{meant}" + (f": {reason}" if reason else "."),
         body={name: value for name, value in said.items() if value is not None},
+        refs=refs,
     )
     (event,) = ledger.append([entry], recorded_at=now)
     return _order(event)
@@ -144,6 +151,7 @@ def _order(event: Event) -> Order:
         at=event.at,
         release=Digest(body["release"]) if body.get("release") else None,
         code=Digest(body["code"]) if body.get("code") else None,
+        kind=body.get("kind"),
         why=body.get("why"),
     )
 

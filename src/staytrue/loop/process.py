@@ -32,7 +32,7 @@ from staytrue.loop.follow import follower
 from staytrue.loop.jobs import drive
 from staytrue.loop.lease import FileBeats, Tenancy
 from staytrue.loop.notify import Notifier, Way, ways
-from staytrue.loop.proposal import described_context
+from staytrue.loop.proposal import described_release
 from staytrue.loop.service_controller import ServiceController
 from staytrue.settings import setting
 from staytrue.store.ledger import LIVE
@@ -186,7 +186,7 @@ class _Process:
         if role is None or not role.release:
             return open_context(self.app, self.store.root)
         release = self.store.release_document(Digest(role.release))
-        described = described_context(self.store, release.code, home=file.parent)
+        described = described_release(self.store, release, home=file.parent)
         ctx = drive({"app": described}, pool, stop=self._stop)["app"]
         own = ctx.app.retraining is not None
         return release_context(self.store, release, file.parent) if own else ctx

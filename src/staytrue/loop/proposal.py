@@ -11,8 +11,8 @@ from typing import Any
 from staytrue.app import load
 from staytrue.engines.process import Job
 from staytrue.kernel.metric import metric as read_metric
-from staytrue.kernel.release import Digest
-from staytrue.loop.context import Context
+from staytrue.kernel.release import Digest, Release
+from staytrue.loop.context import Context, as_released
 from staytrue.loop.described import app_of
 from staytrue.loop.jobs import Steps, result_of
 from staytrue.store import code as code_store
@@ -22,7 +22,7 @@ from staytrue.store.commit import checkout_commit
 from staytrue.store.git import Repository
 from staytrue.store.store import Store
 
-__all__ = ["Proposal", "described_context", "of_commit", "of_folder"]
+__all__ = ["Proposal", "described_context", "described_release", "of_commit", "of_folder"]
 
 _IMPORT_S = 120.0
 """So long an app's file may take to import."""
@@ -107,8 +107,9 @@ def described_context(
     outcome = (yield [job])[0]
     document = result_of(outcome, doing=f"import {kept.entry}")
     judge = metric or (document["prediction"] or {"metric": "mae"})["metric"] or load(str(file))[0].metric
+    app = app_of(document, metric=judge)
     return Context(
-        app=app_of(document, metric=judge),
+        app=app,
         store=store,
         file=file,
         tree=tree,
@@ -117,4 +118,11 @@ def described_context(
         env=env_store.env_id(store.objects),
         metric=read_metric(judge),
         home=home,
+        params=app.params,
+        seed=app.seed,
     )
+
+
+def described_release(store: Store, release: Release, *, home: Path) -> Steps[Context]:
+    """The app as a release has it, params and seed included, without importing its code here. Raises as `described_context`."""
+    return as_released((yield from described_context(store, release.code, home=home)), release)

@@ -13,8 +13,10 @@ from staytrue.loop.check import check
 from staytrue.loop.checked import Candidate, Checked
 from staytrue.loop.controller import Controller
 from staytrue.loop.jobs import Steps
+from staytrue.loop.orders import Order
 from staytrue.loop.proposal import Proposal
-from staytrue.loop.service import deliver_service
+from staytrue.loop.release import release_refs
+from staytrue.loop.service import answers_differ, deliver_service
 from staytrue.loop.service_life import ServiceLife
 
 __all__ = ["ServiceController"]
@@ -82,6 +84,19 @@ class ServiceController(Controller):
     def _checked(self, life: Any, proposal: Proposal) -> Steps[Checked]:
         requests = life.settings.requests
         return check(self.ctx.store, proposal, self._base(life), now=self.clock(), requests=requests)
+
+    def _tried(self, life: ServiceLife, release: Digest, order: Order, said: Mapping[str, Any]) -> Steps[None]:  # type: ignore[override]
+        ctx, now, why = self.ctx, self.clock(), order.why or "no reason given"
+        new, old = (ctx.store.release_document(one) for one in (release, life.release))
+        refs = release_refs(ctx, new)
+        differs = yield from answers_differ(ctx, old, new)
+        if differs is None:
+            same = f"{why} ({order.by}); the same answers to every example."
+            life.rename(release, refs, now, same, kind=order.kind or "deployed", said=said)
+            return
+        sentence = f"{order.by} has release {release[:8]} tried: {why}; {differs}."
+        instead = f"{order.by} has another release tried: {why}"
+        life.enter(release, refs, now, sentence, {**said, "differs": differs}, instead=instead)
 
     def _passed(self, life: Any, new: Candidate, checked: Checked, told: Mapping[str, Any]) -> Steps[None]:
         now, refs = self.clock(), (*new.refs, *checked.refs)

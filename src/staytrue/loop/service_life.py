@@ -145,19 +145,22 @@ class ServiceLife:
 
     # ------------------------------------------------------------ a trial
 
-    def rename(self, release: Digest, refs: tuple[Ref, ...], now: datetime, sentence: str) -> None:
+    def rename(
+        self, release: Digest, refs: tuple[Ref, ...], now: datetime, sentence: str, *,
+        kind: str = "deployed", said: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         """Make a release champion that nobody can tell from the one there is."""
         old, self.release, self.old = self.release, release, self.release
         roles = {"champion": (release, 1.0), "previous": (old, 0.0)}
-        self._tell(
-            "deployed", f"Release {release[:8]} is champion: {sentence}", now, release, {"from": old}, refs, roles
-        )
+        told = {"from": old, **(said or {})}
+        self._tell(kind, f"Release {release[:8]} is champion: {sentence}", now, release, told, refs, roles)
 
     def enter(
-        self, release: Digest, refs: tuple[Ref, ...], now: datetime, sentence: str, told: Mapping[str, Any]
-    ) -> None:
+        self, release: Digest, refs: tuple[Ref, ...], now: datetime, sentence: str, told: Mapping[str, Any], *,
+        instead: str = "newer code comes",
+    ) -> None:  # fmt: skip
         """Bring a release into its trial; whoever is on trial makes room for it."""
-        self.reject(now, "superseded", "newer code comes", {})
+        self.reject(now, "superseded", instead, {})
         self.number += 1
         self._tell("backtest", sentence, now, release, told)
         steps = service_steps(self.settings.trial)

@@ -56,8 +56,8 @@ def train(ctx: Context, inputs: Mapping[str, Table], *, previous: Digest | None 
         training_code=ctx.training_code,
         tables={name: table.id for name, table in inputs.items()},
         env=ctx.env,
-        params=ctx.app.params,
-        seed=ctx.app.seed,
+        params=ctx.params,
+        seed=ctx.seed,
         previous=previous if ctx.app.wants_previous else None,
     )
     recipe_id = ctx.store.objects.put_document(recipe.document())

@@ -141,7 +141,7 @@ class Trial:
     lost: Sums = field(default_factory=Sums)
     champion_lost: Sums = field(default_factory=Sums)
     source: str = "retrain"
-    """What brought the challenger: `retrain`, `stored` for a champion of before, or `code` for a change of the app."""
+    """What brought the challenger: `retrain`, `stored` for a champion of before, `code` for a change of the app, `person`."""
     stop: int = 0
     """The challenger was trained on ticks before this one."""
 

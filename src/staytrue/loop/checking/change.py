@@ -42,8 +42,7 @@ def identified(new: Context, old: Context | None, release: Release | None) -> St
 
 def reusing(new: Context, release: Release) -> Release:
     """A release with this code and the model of another one; nobody has asked it anything yet."""
-    app = new.app
-    params, seed = ({}, 0) if app.is_service else (dict(app.params), app.seed)
+    params, seed = ({}, 0) if new.app.is_service else (dict(new.params), new.seed)
     return replace(
         release, code=new.code, training_code=new.training_code, env=new.env, params=params, seed=seed, golden=None
     )
@@ -69,10 +68,10 @@ def _same_recipe(new: Context, old: Context, release: Release | None) -> bool:
         return True
     if release is not None and release.is_service:
         return False
-    inputs = (new.training_code, dict(new.app.params), new.app.seed)
+    inputs = (new.training_code, dict(new.params), new.seed)
     if release is not None:
         return inputs == (release.training_code, dict(release.params), release.seed)
-    return not old.app.is_service and inputs == (old.training_code, dict(old.app.params), old.app.seed)
+    return not old.app.is_service and inputs == (old.training_code, dict(old.params), old.seed)
 
 
 def _digests(ctx: Context) -> Mapping[str, Any]:
