@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from staytrue.engines.process import Handle, Job, Outcome, ProcessPool
 from staytrue.errors import InvalidInput, Refused, StaytrueError, Unavailable, from_document
 
-__all__ = ["Steps", "drive", "result_of", "tells_of_the_job"]
+__all__ = ["Steps", "drive", "result_of", "side_by_side", "tells_of_the_job"]
 
 T = TypeVar("T")
 _LOOK_S = 0.1
@@ -98,6 +98,31 @@ class _Drive(Generic[T]):
             key = handles[handle.number]
             self._done[key] = _outcome(self._pool, handle)
             del self._under_way[key]
+
+
+def side_by_side(lines: Sequence[Steps[T]]) -> Steps[list[T | StaytrueError]]:
+    """Several steps as one, whose jobs run at the same time; their results in the same order.
+
+    A line that raises an error of its job has that error for its result; any other error ends all of them.
+    """
+    results: dict[int, T | StaytrueError] = {}
+    wanted: dict[int, Sequence[Job]] = {}
+    sent: dict[int, Sequence[Outcome] | None] = dict.fromkeys(range(len(lines)))
+    while sent:
+        for at, outcomes in sent.items():
+            try:
+                wanted[at] = next(lines[at]) if outcomes is None else lines[at].send(outcomes)
+            except StopIteration as stop:
+                results[at] = stop.value
+            except StaytrueError as exc:
+                if not tells_of_the_job(exc):
+                    raise
+                results[at] = exc
+        outcomes = yield [job for jobs in wanted.values() for job in jobs]
+        given = iter(outcomes)
+        sent = {at: [next(given) for _ in jobs] for at, jobs in wanted.items()}
+        wanted = {}
+    return [results[at] for at in range(len(lines))]
 
 
 def _outcome(pool: ProcessPool, handle: Handle) -> Outcome:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -68,6 +68,7 @@ __all__ = [
     "save",
     "sketches",
     "window",
+    "without",
 ]
 
 
@@ -291,6 +292,13 @@ def window(objects: LocalObjects, table: Table, since: datetime, until: datetime
     return replace(
         table, chunks=_chunked(part for chunk in chunks for part in chunk.parts) if _split(chunks) else tuple(chunks)
     )
+
+
+def without(table: Table, parts: Collection[Part]) -> Table:
+    """The table without some of its parts: the others are not read, and the given table stays as it is."""
+    gone = {tuple(part.identity) for part in parts}
+    kept = [part for part in table.parts if tuple(part.identity) not in gone]
+    return table if len(kept) == len(table.parts) else replace(table, chunks=_chunked(kept))
 
 
 def _cut(objects: LocalObjects, table: Table, part: Part, since: datetime, until: datetime) -> Part:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from staytrue.kernel.release import Release, describe_axes
+from staytrue.kernel.release import Digest, Release, describe_axes
 from staytrue.kernel.training_code import changes_nothing
 from staytrue.loop.checking.step import Step
 from staytrue.loop.context import Context
 from staytrue.store import code as code_store
+from staytrue.store.objects import LocalObjects
 
-__all__ = ["Change", "identified", "reusing"]
+__all__ = ["Change", "behaves_alike", "identified", "reusing"]
 
 Change = Literal["same", "docs", "code", "recipe"]
 """None; docs, tests and layout only; code that training can't see; what a training is made from."""
@@ -48,17 +49,23 @@ def reusing(new: Context, release: Release) -> Release:
     )
 
 
-def _change(new: Context, old: Context, release: Release | None) -> Change:
-    if new.code == old.code:
-        return "same"
-    objects = new.store.objects
-    before, after = (_digests(ctx) for ctx in (old, new))
+def behaves_alike(objects: LocalObjects, a: Digest, b: Digest) -> bool:
+    """Whether two snapshots differ in docs, tests and layout at most, so that no answer can."""
+    before, after = _digests(objects, a), _digests(objects, b)
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) == after.get(path):
             continue
         was, now = (objects.get(side[path][0]) if path in side else None for side in (before, after))
         if not changes_nothing(path, was, now):
-            return "code" if _same_recipe(new, old, release) else "recipe"
+            return False
+    return True
+
+
+def _change(new: Context, old: Context, release: Release | None) -> Change:
+    if new.code == old.code:
+        return "same"
+    if not behaves_alike(new.store.objects, old.code, new.code):
+        return "code" if _same_recipe(new, old, release) else "recipe"
     # A text that training reads, such as a prompt in a .md file, is no documentation.
     return "docs" if _same_recipe(new, old, release) else "recipe"
 
@@ -74,5 +81,5 @@ def _same_recipe(new: Context, old: Context, release: Release | None) -> bool:
     return not old.app.is_service and inputs == (old.training_code, dict(old.params), old.seed)
 
 
-def _digests(ctx: Context) -> Mapping[str, Any]:
-    return {file.path: (file.digest, file.mode) for file in code_store.load(ctx.store.objects, ctx.code).files}
+def _digests(objects: LocalObjects, code: Digest) -> Mapping[str, Any]:
+    return {file.path: (file.digest, file.mode) for file in code_store.load(objects, code).files}
