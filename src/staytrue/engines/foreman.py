@@ -35,7 +35,17 @@ from staytrue.engines.guard import (
     reap,
     signal_group,
 )
-from staytrue.engines.job import Handle, Job, Mode, Outcome, Status, cancelled, environment, error_document
+from staytrue.engines.job import (
+    Handle,
+    Job,
+    Mode,
+    Outcome,
+    Status,
+    cancelled,
+    environment,
+    error_document,
+    other_interpreter,
+)
 from staytrue.engines.launcher import CANT_WRITE, read_frame, write_frame
 from staytrue.errors import Refused, StaytrueError, Unavailable
 
@@ -54,8 +64,8 @@ _STOPPED_S = 10.0
 _RESERVE = 0.03
 _LEAST_RESERVE_BYTES, _MOST_RESERVE_BYTES = 128 << 20, 1 << 30
 _NEVER = float("inf")
-_Key: TypeAlias = tuple[str, int, int]
-"""Workspace, cores, and for a job that needs a launcher of its own its number."""
+_Key: TypeAlias = tuple[str, int, str, int]
+"""Workspace, cores, interpreter ("": the one that runs here), and for a job that needs a launcher of its own its number."""
 
 
 @dataclass(kw_only=True)
@@ -71,7 +81,8 @@ class Pending:
     def key(self) -> _Key:
         """Which launcher it may be given to. After a loss one of its own: what it does to its launcher hits nobody else."""
         workspace = "" if self.job.workspace is None else str(self.job.workspace.resolve())
-        return (workspace, self.job.cores, self.handle.number + 1 if self.losses else 0)
+        alone = self.handle.number + 1 if self.losses else 0
+        return (workspace, self.job.cores, other_interpreter(self.job.interpreter), alone)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -473,12 +484,12 @@ class Foreman:
     # Launchers
 
     def _launch(self, key: _Key, mode: Mode) -> _Launcher:
-        workspace, cores, _ = key
+        workspace, cores, interpreter, _ = key
         name = secrets.token_hex(4)
         log = self._place / f"launcher-{name}.log"
         mark = f"{self._mark}{name}"
         argv = [
-            sys.executable,
+            interpreter or sys.executable,
             "-P",
             "-m",
             "staytrue.engines.launcher",
@@ -492,7 +503,7 @@ class Foreman:
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 bufsize=0,
-                env=environment(cores) | marked(mark),
+                env=environment(cores, interpreter) | marked(mark),
                 **DETACHED,
             )
         if self._background:

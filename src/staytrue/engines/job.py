@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ __all__ = [
     "environment",
     "error_document",
     "job_document",
+    "other_interpreter",
 ]
 
 Status = Literal["done", "failed", "timeout", "cancelled", "lost", "memory"]
@@ -43,6 +45,7 @@ class Job:
         nice: steps of lower priority.
         disk_bytes: what it may write into its outbox and its log; None: half of what is free when it begins.
         warm: modules to import before, by name or by path of a `.py` file.
+        interpreter: the Python of another environment, which finds this staytrue; None: the one that runs here.
     """
 
     key: str
@@ -55,6 +58,7 @@ class Job:
     nice: int = 0
     disk_bytes: int | None = None
     warm: tuple[str, ...] = ()
+    interpreter: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +115,11 @@ class Outcome:
     mode: Mode = "fork"
 
 
-def environment(cores: int) -> dict[str, str]:
+def environment(cores: int, interpreter: str = "") -> dict[str, str]:
     """What a process of ours finds in its environment, so that native libraries take no more cores than it was granted.
+
+    Args:
+        interpreter: another one than the one that runs here: what tells this one where its own library is does not hold there.
 
     Example:
         >>> environment(2)["OMP_NUM_THREADS"]
@@ -122,8 +129,22 @@ def environment(cores: int) -> dict[str, str]:
     limited = ("NUMEXPR_MAX", "VECLIB_MAXIMUM", "POLARS_MAX")
     threads = {f"{name}_NUM_THREADS": str(cores) for name in numbered}
     threads |= {f"{name}_THREADS": str(cores) for name in limited}
+    own = {"PYTHONHOME", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__"} if interpreter else set()
+    given = {name: value for name, value in os.environ.items() if name not in own}
     # A fixed hash seed: pickles of sets, hence model digests, are the same in every process.
-    return {**os.environ, **threads, "PYTHONHASHSEED": "0"}
+    return {**given, **threads, "PYTHONHASHSEED": "0"}
+
+
+def other_interpreter(interpreter: Path | None) -> str:
+    """The path of an interpreter; of the one that runs here, however it is said, nothing.
+
+    Not resolved: the interpreters of two environments are links to one file, and the link is what tells them apart.
+
+    Example:
+        >>> other_interpreter(None), other_interpreter(Path(sys.executable)), other_interpreter(Path("/old/bin/python"))
+        ('', '', '/old/bin/python')
+    """
+    return "" if interpreter is None or str(interpreter) == sys.executable else str(interpreter)
 
 
 def job_document(job: Job) -> dict[str, Any]:
@@ -146,6 +167,8 @@ def job_document(job: Job) -> dict[str, Any]:
             raise wrong(limit, size, "a positive number of bytes, or None")
     if job.workspace is not None and not job.workspace.is_dir():
         raise wrong("workspace", str(job.workspace), "an existing directory")
+    if job.interpreter is not None and not (job.interpreter.is_absolute() and os.access(job.interpreter, os.X_OK)):
+        raise wrong("interpreter", str(job.interpreter), "the absolute path of a program that may be run")
     names = ("task", "payload", "memory_bytes", "nice", "warm")
     try:
         # Through JSON and back: what the caller does to the payload later is not seen by the job.

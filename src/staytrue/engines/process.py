@@ -5,8 +5,8 @@ directory and nonce, and a result counts only when the clean end of that attempt
 it.
 
 The pool is one thread that owns all state and gets events from a queue (`Foreman`); callers, and a thread per launcher
-that reads its frames, only post to it. Jobs are forked from warm launchers, one per workspace and number of cores
-(`launcher.py`), or, where a fork is not safe, run in a fresh interpreter each, with the same promises. What is left
+that reads its frames, only post to it. Jobs are forked from warm launchers, one per workspace, number of cores and
+interpreter (`launcher.py`), or, where a fork is not safe, run in a fresh interpreter each, with the same promises. What is left
 after a kill -9 of the controller is ended by `guard.py`.
 """
 

@@ -42,6 +42,8 @@ class Context:
     """What a training is given as `params`: as its code says, or as the release has them that this code is of (`as_released`)."""
     seed: int
     """Likewise."""
+    interpreter: Path | None = None
+    """The Python whose environment `env` is, where jobs run; None: the one that runs here (`loop/environments.py`)."""
 
     @property
     def entry(self) -> Path:

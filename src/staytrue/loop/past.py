@@ -1,7 +1,8 @@
 """The past, tick by tick: rows, labels and what each model answers to them. All that a replay may look at, and when.
 
 A tick is one part of the labelled source: one `every`. Its rows can be answered when it begins; its labels are known
-`label_after` later. Answers depend only on code, model and rows, so they are remembered under the digest of these three.
+`label_after` later. Answers depend only on code, model and rows, so they are remembered under the digest of these three,
+and of the interpreter where that is another than runs here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from staytrue.engines.job import other_interpreter
 from staytrue.engines.process import Job, Outcome
 from staytrue.errors import Corrupt, InvalidInput, StaytrueError
 from staytrue.kernel.canonical_json import canonical_json
@@ -36,8 +38,8 @@ from staytrue.store.tables import Part, Table
 
 __all__ = ["Past", "Tick"]
 
-_Who = tuple[Digest, Digest]
-"""(code, model): who answers."""
+_Who = tuple[Digest, Digest, str]
+"""(code, model, interpreter if it is another than runs here): who answers."""
 
 _AHEAD = 32
 """Ticks answered by one job: a process for each single tick would cost more than the answers."""
@@ -216,8 +218,7 @@ class Past:
             for tick in range(start, stop):
                 self._take_served(models, tick, seen)
         wanted: list[tuple[Trained, int, list[int]]] = []
-        for trained in {(m.code, m.model): m for m in models}.values():
-            who = (trained.code, trained.model)
+        for who, trained in {_who(m): m for m in models}.items():
             for chunk in range(start // _AHEAD, (stop - 1) // _AHEAD + 1):
                 ticks = [
                     t
@@ -235,15 +236,16 @@ class Past:
 
     def _take_served(self, models: Sequence[Trained], tick: int, seen: tuple[datetime, datetime]) -> None:
         """Use what live requests were answered: whole ticks at once, rows of others once a job has filled the gaps."""
-        who = [(m.code, m.model) for m in models if ((m.code, m.model), tick) not in self._answers]
+        # Live requests are answered by the interpreter that runs here.
+        who = [(m.code, m.model) for m in models if not _who(m)[2] and (_who(m), tick) not in self._answers]
         if self.served is None or not who or not self.ticks[tick].rows:
             return
         keys = self._read(tick).all_keys
         for one, answers in self.served.answers(who, keys, *seen).items():
             if len(answers) == len(keys):
-                self._answers[one, tick] = [answers[row] for row in range(len(keys))]
+                self._answers[(*one, ""), tick] = [answers[row] for row in range(len(keys))]
             elif answers:
-                self._partly[one, tick] = answers
+                self._partly[(*one, ""), tick] = answers
 
     def _overlay(self, start: int, stop: int) -> None:
         for who, tick in [place for place in self._partly if start <= place[1] < stop]:
@@ -254,11 +256,11 @@ class Past:
 
     def known(self, model: Trained, tick: int) -> bool:
         """Whether the model's answers to a tick are at hand."""
-        return not self.ticks[tick].rows or ((model.code, model.model), tick) in self._answers
+        return not self.ticks[tick].rows or (_who(model), tick) in self._answers
 
     def answers(self, model: Trained, tick: int) -> list[Any]:
         """What the model answered to the rows of a tick, in row order, where that is at hand and was no error; else nothing."""
-        found = self._answers.get(((model.code, model.model), tick))
+        found = self._answers.get((_who(model), tick))
         return found if isinstance(found, list) else []
 
     def losses(self, model: Trained, tick: int) -> np.ndarray:
@@ -267,7 +269,7 @@ class Past:
         Raises:
             StaytrueError: what the model's answer raised, or what is wrong with its losses.
         """
-        who = (model.code, model.model)
+        who = _who(model)
         known = self._losses.get((who, tick))
         if known is None:
             known = self._losses[who, tick] = self._judged(who, tick)
@@ -279,7 +281,7 @@ class Past:
 
     def paired(self, model: Trained, tick: int) -> tuple[list[Any], np.ndarray]:
         """The model's answers to the labelled rows of a tick, and their labels, in row order. Raises as `losses`."""
-        return self._paired((model.code, model.model), tick)
+        return self._paired(_who(model), tick)
 
     def _paired(self, who: _Who, tick: int) -> tuple[list[Any], np.ndarray]:
         if not self.ticks[tick].rows:
@@ -309,13 +311,18 @@ class Past:
             | {"entry": str(trained.entry)},
             workspace=trained.entry.parent,
             timeout_s=duration(self.ctx.app.settings.timeout).total_seconds(),
+            interpreter=trained.interpreter,
         )
 
     def _name(self, trained: Trained, ticks: Sequence[int]) -> Digest:
         contents = [self.ticks[t].part.content for t in ticks]
         features = list(self.spec.features or ())
+        elsewhere = other_interpreter(trained.interpreter)
         return digest(
-            canonical_json({"code": trained.code, "model": trained.model, "parts": contents, "features": features})
+            canonical_json(
+                {"code": trained.code, "model": trained.model, "parts": contents, "features": features}
+                | ({"interpreter": elsewhere} if elsewhere else {})
+            )
         )
 
     def _place(self, trained: Trained, ticks: Sequence[int]) -> Path:
@@ -328,11 +335,11 @@ class Past:
             return False
         if not isinstance(answers, list) or len(answers) != len(ticks):
             return False
-        self._answers.update({((trained.code, trained.model), t): a for t, a in zip(ticks, answers, strict=True)})
+        self._answers.update({(_who(trained), t): a for t, a in zip(ticks, answers, strict=True)})
         return True
 
     def _keep(self, trained: Trained, ticks: Sequence[int], outcome: Outcome) -> None:
-        who = (trained.code, trained.model)
+        who = _who(trained)
         try:
             result = result_of(outcome, doing=f"answer {len(ticks)} ticks with model {trained.model[:8]}")
         except StaytrueError as exc:
@@ -346,6 +353,10 @@ class Past:
             data = (Path(outcome.outbox) / result["file"]).read_bytes()
         _remember(data, self._place(trained, ticks))
         self._answers.update({(who, t): a for t, a in zip(ticks, msgspec.msgpack.decode(data), strict=True)})
+
+
+def _who(trained: Trained) -> _Who:
+    return (trained.code, trained.model, other_interpreter(trained.interpreter))
 
 
 def _remember(data: bytes, place: Path) -> None:

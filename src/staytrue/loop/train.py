@@ -38,6 +38,8 @@ class Trained:
     rows: int
     ran: bool
     refs: tuple[Ref, ...] = field(default=())
+    interpreter: Path | None = None
+    """The Python that it answers in; None: the one that runs here."""
 
 
 def train(ctx: Context, inputs: Mapping[str, Table], *, previous: Digest | None = None) -> Steps[Trained]:
@@ -84,6 +86,7 @@ def train(ctx: Context, inputs: Mapping[str, Table], *, previous: Digest | None 
         rows=rows,
         ran=ran,
         refs=refs,
+        interpreter=ctx.interpreter,
     )
 
 
@@ -109,6 +112,7 @@ def _job(
         workspace=ctx.tree,
         timeout_s=duration(settings.timeout).total_seconds(),
         memory_bytes=settings.memory_mb * 2**20 if settings.memory_mb else None,
+        interpreter=ctx.interpreter,
     )
 
 
