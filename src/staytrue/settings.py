@@ -48,6 +48,12 @@ SETTINGS: Mapping[str, Setting] = {
         default="pytest",
         what="the command that tests the app, such as 'pytest -q'; none: no tests",
     ),
+    "wheels": Setting(
+        variable="STAYTRUE_WHEELS",
+        default="",
+        what='where distributions of an old environment are looked for too: folders or pages, such as ["/srv/wheels"]',
+        many=True,
+    ),
     "grace": Setting(variable="STAYTRUE_GRACE", default="24h", what="how long gc leaves an unreferenced object alone"),
     "reserve": Setting(
         variable="STAYTRUE_RESERVE",

@@ -19,6 +19,7 @@ MAY_UNPICKLE: set[str] = {"store/models.py"}
 MAY_SLEEP = {
     "cli/log.py": "looks at the times of the ledger's files now and then: no portable call waits for a commit of another process",
     "engines/guard.py": "what was killed is gone a moment later, and nobody says when: then it looks who is left",
+    "loop/environments.py": "another process makes the same environment: a lock that is waited for has no deadline",
     "loop/process.py": "looks at ledger, clock and code now and then: nothing tells of all three",
     "serve/main.py": "waits for a store that another process is about to make",
     "store/database.py": "two processes switch one new file to WAL: SQLite's own wait does not cover that moment",

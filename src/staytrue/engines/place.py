@@ -11,7 +11,7 @@ from pathlib import Path
 
 from staytrue.errors import Unavailable
 
-__all__ = ["OwnPlace"]
+__all__ = ["OwnPlace", "try_lock"]
 
 
 class OwnPlace:
@@ -45,7 +45,7 @@ def _locked(root: Path) -> tuple[Path, int]:
     while True:
         lock = root / f"pool-{secrets.token_hex(8)}.lock"
         fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-        if _try_lock(fd) and lock.exists():
+        if try_lock(fd) and lock.exists():
             return lock, fd
         os.close(fd)  # somebody swept it between its creation and its locking
 
@@ -54,14 +54,15 @@ def _sweep(lock: Path) -> None:
     with contextlib.suppress(OSError):
         fd = os.open(lock, os.O_RDWR)
         try:
-            if _try_lock(fd):
+            if try_lock(fd):
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
                 lock.unlink()
         finally:
             os.close(fd)
 
 
-def _try_lock(fd: int) -> bool:
+def try_lock(fd: int) -> bool:
+    """Whether the lock on this file is ours now; the kernel takes it back when this process is gone."""
     try:
         if sys.platform == "win32":
             import msvcrt
