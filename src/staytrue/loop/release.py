@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from staytrue.engines.job import other_interpreter
 from staytrue.engines.process import Job
 from staytrue.errors import Corrupt, InvalidInput
 from staytrue.kernel.duration import duration
@@ -95,6 +96,7 @@ def checked_out(ctx: Context, release: Release) -> Trained:
         seal=ctx.store.seal_of(model),
         rows=0,
         ran=False,
+        interpreter=ctx.interpreter,
     )
 
 
@@ -123,11 +125,12 @@ def golden_of(ctx: Context, release: Release) -> Steps[Digest | None]:
     rows = Golden.from_document(ctx.store.objects.get_document(Digest(sealed))).rows
     server = checked_out(ctx, release)
     job = Job(
-        key=f"golden:{release.code}:{model}",
+        key=f"golden:{release.code}:{model}:{other_interpreter(server.interpreter)}",
         task="staytrue.loop.tasks:golden",
         payload=ctx.payload(model=model, seal=server.seal, rows=rows) | {"entry": str(server.entry)},
         workspace=server.entry.parent,
         timeout_s=duration(ctx.app.settings.timeout).total_seconds(),
+        interpreter=server.interpreter,
     )
     outcome = (yield [job])[0]
     answers = result_of(outcome, doing=f"answer the golden rows with model {model[:8]}")["golden"]
@@ -188,11 +191,12 @@ def examples_answered(ctx: Context, release: Release, rows: Digest) -> Steps[lis
 def _examples_job(ctx: Context, release: Release, rows: Digest | None) -> Job:
     entry = checked_out_code(ctx, release)
     return Job(
-        key=f"examples:{release.code}:{rows}",
+        key=f"examples:{release.code}:{rows}:{other_interpreter(ctx.interpreter)}",
         task="staytrue.loop.tasks:examples",
         payload=ctx.payload(rows=rows) | {"entry": str(entry)},
         workspace=entry.parent,
         timeout_s=duration(ctx.app.settings.timeout).total_seconds(),
+        interpreter=ctx.interpreter,
     )
 
 
