@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from staytrue.cli.screen import Screen
 from staytrue.engines.process import ProcessPool
 from staytrue.errors import Conflict, InvalidInput, NotFound, StaytrueError
 from staytrue.kernel.duration import duration
-from staytrue.kernel.release import Digest
 from staytrue.loop.blame import Asked, blame, known, repaired
 from staytrue.loop.deliver import Delivered
 from staytrue.loop.jobs import Steps, drive
@@ -78,7 +77,7 @@ def _applied(
         raise Conflict("ST815", text, champion=champion.id if champion else None, bad=asked.bad)
 
     def steps() -> Steps[Delivered]:
-        made = yield from repaired(store, asked, report, home=_home(args), rebuilt=_rebuilt(store))
+        made = yield from repaired(store, asked, report, home=_home(args))
         return (
             yield from hand_over(
                 made.ctx,
@@ -100,13 +99,6 @@ def _home(args: argparse.Namespace) -> Path:
     return Path(setting("app", args.app).partition(":")[0]).absolute().parent
 
 
-def _rebuilt(store: Store) -> Callable[[Digest], Path]:
-    def rebuilt(env: Digest) -> Path:
-        raise InvalidInput("ST960", f"environment {env[:8]} can't be rebuilt yet")
-
-    return rebuilt
-
-
 def _found(
     store: Store, asked: Asked, args: argparse.Namespace, screen: Screen, seconds: float | None
 ) -> Mapping[str, Any]:
@@ -116,7 +108,6 @@ def _found(
             store,
             asked,
             home=_home(args),
-            rebuilt=_rebuilt(store),
             over=lambda: seconds is not None and time.monotonic() - began > seconds,
             say=lambda said: screen.note(f"{time.monotonic() - began:5.1f} s  {said}"),
         )

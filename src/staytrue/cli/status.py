@@ -16,13 +16,13 @@ from staytrue.loop.label import standing as labels_standing
 from staytrue.loop.look import Look, last_look, system_alarms, verdict
 from staytrue.store.counts import answered_rows
 from staytrue.store.ledger import LIVE, Event
-from staytrue.store.store import Store, open_store
+from staytrue.store.store import KeptRelease, Store, open_store
 
 __all__ = ["arguments", "run"]
 
 _STYLES = {"right": "green", "harmed": "red", "unknown": "yellow"}
 _FEW_SPAN = timedelta(days=28)
-_CHANGES = ("deployed", "promoted", "rolled_back", "reverted", "trained")
+_CHANGES = ("deployed", "promoted", "rolled_back", "reverted", "repaired", "undone", "trained")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,10 +75,7 @@ def status(store: Store, app: str, *, at: str | None, app_file: str | None = Non
         "champion": {"release": role.release, "epoch": role.epoch} if role and role.release else None,
         "right": {"state": right.state, "sentence": right.sentence, "evidence": right.evidence},
         "changed": _changed(store, app),
-        "blame": {
-            "state": "unknown",
-            "sentence": "unknown: nothing was re-run to find out; `staytrue diff` compares two releases",
-        },
+        "blame": _blamed(store, app, role.release if role else None),
         "next": _next(seen, store, app, look),
     }
 
@@ -102,19 +99,40 @@ def _newest(store: Store, app: str, kinds: tuple[str, ...]) -> Event | None:
     return next(iter(store.ledger.events(app, LIVE, kinds=kinds, newest_first=True, limit=1)), None)
 
 
+def _blamed(store: Store, app: str, champion: str | None) -> dict[str, Any]:
+    event = _newest(store, app, ("blamed",))
+    if event is None or event.body.get("bad") != champion:
+        sentence = "unknown: nothing was re-run to find out; `staytrue blame` does"
+        return {"state": "unknown", "sentence": sentence}
+    return {
+        "state": event.body["outcome"],
+        "at": event.at.isoformat(),
+        "event": event.id,
+        "good": event.body["good"],
+        "sentence": f"{event.at:%Y-%m-%d} {event.sentence.removeprefix('Blame: ')}",
+    }
+
+
 def _changed(store: Store, app: str) -> dict[str, Any]:
     event = _newest(store, app, _CHANGES)
     if event is None:
         return {"at": None, "release": None, "sentence": "nothing: there is no release yet", "axes": []}
     champion = store.champion(app)
-    parents = champion.release.parents if champion else ()
-    axes = list(describe_axes(store.release(parents[0]).release, champion.release)) if champion and parents else []
+    before = _before(event, champion)
+    axes = list(describe_axes(store.release(before).release, champion.release)) if champion and before else []
     return {
         "at": event.at.isoformat(),
         "release": event.body.get("release"),
         "sentence": f"{event.at:%Y-%m-%d} {event.sentence}" + (f" ({'; '.join(axes)})" if axes else ""),
         "axes": axes,
     }
+
+
+def _before(event: Event, champion: KeptRelease | None) -> str | None:
+    """Who answered before the event; where it does not say, what the champion was made from."""
+    told = event.body.get("against") or event.body.get("from") or event.body.get("evidence", {}).get("from")
+    parents = champion.release.parents if champion else ()
+    return told or next(iter(parents), None)
 
 
 def _next(seen: Mapping[str, Any], store: Store, app: str, look: Look) -> dict[str, Any]:

@@ -17,16 +17,18 @@ __all__ = ["KINDS", "Incident", "Open", "State", "Told", "changes", "fold", "sta
 State = Literal["opened", "acting", "resolved"]
 
 _ACTS = frozenset({"retrain", "backtest", "shadow", "canary"})
-_ENDS = frozenset({"promoted", "rolled_back", "reverted", "deployed"})
+_ENDS = frozenset({"promoted", "rolled_back", "reverted", "repaired", "undone", "deployed"})
 """Another champion: what was wrong with the one before is over, and so is waiting."""
 _STEPS_BACK = frozenset({"rejected", "withdrawn"})
 """The challenger is gone: nobody acts any more, and there is nothing left to approve."""
 _ONCE = frozenset({"refused"})
 _CALMS = frozenset({"calmed"})
 """A retraining brought nothing better: what the champion loses now is what fresh means, and the alarm is over."""
+_BLAMES = frozenset({"blamed"})
+"""It was found out what is to blame, or that nothing is: the verdict belongs to the incident."""
 _OPENS = frozenset({"alarm", "tripped", "serve_failed", "waiting", "failed"})
 
-KINDS = tuple(sorted({"noted"} | _ACTS | _CALMS | _ENDS | _STEPS_BACK | _ONCE | _OPENS))
+KINDS = tuple(sorted({"noted"} | _ACTS | _CALMS | _ENDS | _STEPS_BACK | _ONCE | _OPENS | _BLAMES))
 """The kinds of events that incidents are folded from; all others change nothing."""
 
 _LOSSES = frozenset({"harm", "shift", "answers"})
@@ -100,6 +102,8 @@ def fold(before: Open, event: Told) -> tuple[Open, list[Incident]]:  # noqa: PLR
         return _opened(before, _cause(event), event)
     if event.kind in _ACTS:
         return _moved(before, event, "opened", "acting")
+    if event.kind in _BLAMES:
+        return _blamed(before, event)
     if event.kind in _STEPS_BACK:
         # What opened again is told so: it stands, and the retraining has not helped.
         after, back = _moved(before, event, "acting", "opened")
@@ -176,6 +180,15 @@ def _moved(before: Open, event: Told, old: State, new: State) -> tuple[Open, lis
     """Incidents that a retraining answers go from one state to another."""
     changed = {key: _changed(one, event, new) for key, one in before.items() if key[0] in _LOSSES and one.state == old}
     return {**before, **changed}, list(changed.values())
+
+
+def _blamed(before: Open, event: Told) -> tuple[Open, list[Incident]]:
+    """The verdict stands in the open harm incident; people are told when it leads to a repair."""
+    acts = event.body.get("outcome") == "changes"
+    found = {
+        key: _changed(one, event, "acting" if acts else one.state) for key, one in before.items() if key[0] == "harm"
+    }
+    return {**before, **found}, [one for one in found.values() if acts]
 
 
 def _resolved(before: Open, keys: Iterable[tuple[str, str]], event: Told) -> tuple[Open, list[Incident]]:

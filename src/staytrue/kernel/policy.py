@@ -313,6 +313,8 @@ class Settings:
     approve_default: Approval = "reject"
     restore: bool = True
     """When the champion has become worse, champions of before are looked at first: one that is right again costs no training."""
+    blame: int = 0
+    """Most trainings that the loop spends by itself on finding out what is to blame when harm is done; 0: it does not ask."""
     requests: int = 500
     """Newest logged requests that new code has to answer as the old code did, before it goes on trial."""
     timeout: str = "1h"
@@ -363,6 +365,7 @@ _RANGES = (
     ("trial_rows", 1, 10**12),
     ("watch_rows", 0, 10**12),
     ("budget", 1, 10_000),
+    ("blame", 0, 1000),
     ("requests", 0, 1_000_000),
     ("log", 0.0, 1.0),
 )

@@ -25,6 +25,7 @@ from staytrue.kernel.release import Digest, Release, trained_by
 from staytrue.loop.comparison import NEW_ROWS, trained_stop
 from staytrue.loop.context import Context
 from staytrue.loop.culprits import culprits_of
+from staytrue.loop.environments import in_environment
 from staytrue.loop.jobs import Steps
 from staytrue.loop.mixture import Budget, Mixtures, Side, side_of
 from staytrue.loop.past import Past
@@ -88,16 +89,16 @@ def blame(
     asked: Asked,
     *,
     home: Path,
-    rebuilt: Callable[[Digest], Path],
     over: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda _said: None,
+    now: datetime | None = None,
 ) -> Steps[Mapping[str, Any]]:
     """The report (`BlameReport.document`) on what made the bad release worse than the good one.
 
     Args:
         home: the user's own folder, where the repository is looked for.
-        rebuilt: the interpreter of a recorded environment; `Unavailable` and `InvalidInput` say why there is none.
         over: whether the time for it is over.    say: called with a sentence now and then.
+        now: when it is said to have happened (default: now).
 
     Raises:
         Refused: ST809, too few labelled rows are newer than what both learned from.
@@ -106,9 +107,9 @@ def blame(
     before = known(store, asked)
     if before is not None:
         return before
-    search = yield from _prepared(store, asked, home=home, rebuilt=rebuilt, over=over, say=say)
+    search = yield from _prepared(store, asked, home=home, over=over, say=say)
     report = yield from search.run()
-    return _kept(store, asked, report)
+    return _kept(store, asked, report, now or datetime.now(UTC))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +122,7 @@ class Repaired:
     why: str
 
 
-def repaired(
-    store: Store, asked: Asked, report: Mapping[str, Any], *, home: Path, rebuilt: Callable[[Digest], Path]
-) -> Steps[Repaired]:
+def repaired(store: Store, asked: Asked, report: Mapping[str, Any], *, home: Path) -> Steps[Repaired]:
     """The release that a report asks for. What it was found with is not trained again.
 
     Raises:
@@ -139,7 +138,7 @@ def repaired(
                 "back and start `staytrue up` again."
             )
         raise Refused("ST814", text, outcome=report["outcome"])
-    search = yield from _prepared(store, asked, home=home, rebuilt=rebuilt, over=lambda: False, say=lambda _said: None)
+    search = yield from _prepared(store, asked, home=home, over=lambda: False, say=lambda _said: None)
     mixtures = search.mixtures
     mixed = mixtures.mixed(cell)
     left_out = _left_out(report)
@@ -203,8 +202,8 @@ def _why(report: Mapping[str, Any], left_out: Mapping[str, Sequence[Any]]) -> st
     return f"{', '.join(said)}, since they were found to blame"
 
 
-def _kept(store: Store, asked: Asked, report: BlameReport) -> Mapping[str, Any]:
-    document, now = report.document(), datetime.now(UTC)
+def _kept(store: Store, asked: Asked, report: BlameReport, now: datetime) -> Mapping[str, Any]:
+    document = report.document()
     if report.repair.cut_short:
         return document  # what its mixtures gave is kept; the question stays open
     made = store.objects.put_document(document)
@@ -218,7 +217,7 @@ def _kept(store: Store, asked: Asked, report: BlameReport) -> Mapping[str, Any]:
         refs=(Ref(kind="blame", name=f"{report.good}:{report.bad}", digest=made),),
     )
     with suppress(Conflict):  # somebody else asked the same at the same time, and was first
-        store.ledger.append([entry], recorded_at=now)
+        store.ledger.append([entry], recorded_at=datetime.now(UTC))
     return document
 
 
@@ -230,7 +229,6 @@ def _prepared(
     asked: Asked,
     *,
     home: Path,
-    rebuilt: Callable[[Digest], Path],
     over: Callable[[], bool],
     say: Callable[[str], None],
 ) -> Steps[_Search]:
@@ -243,7 +241,7 @@ def _prepared(
     good = yield from side_of(store, kept["good"], home=home, metric=bad.ctx.app.metric)
     past = Past.whole(bad.ctx)
     start, fresh = _today(past, good, bad, asked)
-    differing, untried, interpreters = _differing(good, bad, rebuilt)
+    differing, untried, interpreters = yield from _differing(good, bad)
     if fresh is not None:
         differing.append(Change(axis="data", how="fresh"))
     if not differing and not untried:
@@ -297,9 +295,7 @@ def _today(past: Past, good: Side, bad: Side, asked: Asked) -> tuple[int, Mappin
     return start, inputs(past, 0, start)
 
 
-def _differing(
-    good: Side, bad: Side, rebuilt: Callable[[Digest], Path]
-) -> tuple[list[Change], dict[str, str], dict[Digest, Path]]:
+def _differing(good: Side, bad: Side) -> Steps[tuple[list[Change], dict[str, str], dict[Digest, Path]]]:
     """The changes that may be taken back, those that can't be tried and why, and interpreters of other environments."""
     ours, theirs = good.recipe, bad.recipe
     differs = {
@@ -315,10 +311,13 @@ def _differing(
     # Where both are of one env, no mixture asks for another: they all run in this one.
     for env in {good.release.env, bad.release.env} - {bad.ctx.env} if differs["environment"] else ():
         try:
-            interpreters[env] = rebuilt(env)
+            there = (yield from in_environment(bad.ctx, env)).interpreter
         except (InvalidInput, NotFound, Refused, Unavailable) as exc:
             untried["environment"] = str(exc)
             differs["environment"] = False
+        else:
+            if there is not None:
+                interpreters[env] = there
     differs["model"] = good.release.model != bad.release.model and not any(differs.values()) and not untried
     return [Change(axis=axis) for axis in _ORDER if differs[axis]], untried, interpreters
 

@@ -26,6 +26,7 @@ from staytrue.loop.comparison import compared, trained_stop, unseen
 from staytrue.loop.context import Context
 from staytrue.loop.fetch import fetch, next_due
 from staytrue.loop.follow import Follower
+from staytrue.loop.inquiry import harm_told, inquire
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.lease import Tenancy
 from staytrue.loop.life import Candidate, Life, short
@@ -37,6 +38,7 @@ from staytrue.loop.quarantine import DATA
 from staytrue.loop.release import release_refs, same_answers
 from staytrue.loop.sentinel import wrong_with_sources
 from staytrue.loop.trial import pairs
+from staytrue.loop.undo import UNDONE
 from staytrue.loop.watch import RollbackWatch
 from staytrue.store.ledger import LIVE, Fence, Role
 from staytrue.store.store import KeptRelease
@@ -85,6 +87,8 @@ class Controller:
     paused: bool = False
     failed: str | None = None
     """The table on which the first training failed: it is not tried again before there is another one."""
+    inquired: int = 0
+    """Harm alarms up to this event were asked about."""
     told: int = 0
     """People were told of what happened up to this event."""
     mark: str | None = None
@@ -152,6 +156,7 @@ class Controller:
             lease = ledger.lease(app)
             state = lease.state if lease else {}
             self.orders, self.trips = int(state.get("orders", 0)), int(state.get("trips", 0))
+            self.inquired = int(state.get("inquired", 0))
             self.told = max(self.told, int(state.get("told", 0)))
             self.paused, self.failed = bool(state.get("paused", False)), state.get("failed")
             self.mark, self.proposed = state.get("mark"), state.get("proposed")
@@ -218,8 +223,16 @@ class Controller:
             life.number, life.spent = before.number, before.spent
         life.crown(release, life.who(release), stop=trained_stop(self.ctx, document, life.past), now=self.clock())
         life.known = life.began
+        if self._is_undone_to(release):
+            # What a person has just taken back is not tried again on the rows that it was made from.
+            life.tried, life.setbacks = life.known, (before.setbacks if before else 0) + 1
         self.life = life
         self.say(f"Release {release[:8]} is champion; the loop goes on with it.")
+
+    def _is_undone_to(self, release: Digest) -> bool:
+        """Whether it is champion since a person undid what a loop had decided."""
+        newest = self.ctx.store.ledger.events(self.ctx.app.name, LIVE, kinds=[UNDONE], newest_first=True, limit=1)
+        return any(event.body["release"] == release for event in newest)
 
     def _fence(self) -> Fence:
         epoch = self.tenancy.epoch
@@ -234,6 +247,7 @@ class Controller:
             "orders": self.orders,
             "trips": self.trips,
             "told": self.told,
+            "inquired": self.inquired,
             "paused": self.paused,
             "failed": self.failed,
             "mark": self.mark,
@@ -382,6 +396,7 @@ class Controller:
         self._fetch()
         self._watch_sources()
         self._catch_up()
+        self._inquire()
 
     def _fetch(self) -> None:
         """Ask every source whose next window is over; the labelled one last, so that it finds the others' rows."""
@@ -451,6 +466,28 @@ class Controller:
             if any(old.part.since != new.part.since for old, new in zip(before, self.life.past.ticks, strict=False)):
                 # Rows of an older time came: ticks have other numbers now, which memory knows how to read.
                 self._recall(remembered)
+
+    def _inquire(self) -> None:
+        """When harm is done, and there is a budget for it: find out what is to blame, and order the repair."""
+        life = self.life
+        if not isinstance(life, Life) or not life.settings.blame:
+            return
+        alarms = self.ctx.store.ledger.events(self.ctx.app.name, LIVE, kinds=["alarm"], after=self.inquired)
+        if not alarms:
+            return
+        if harm_told(alarms, life.release):
+            self.run(
+                inquire(
+                    self.ctx,
+                    life.release,
+                    trainings=life.settings.blame,
+                    now=self.clock(),
+                    wall=self.wall(),
+                    say=self.say,
+                )
+            )
+        self.inquired = alarms[-1].seq
+        self.chronicle.write()
 
     # ------------------------------------------------------------ ticks
 

@@ -271,7 +271,7 @@ def _line(mixtures: Mixtures, repository: Repository) -> list[tuple[str, Digest]
         return []
     where = repository.prefix or "."
     said = repository.run(
-        "rev-list", "--reverse", "--ancestry-path", f"{good}..{bad}", "--", f":/{where}", may_fail=True
+        "rev-list", "--reverse", "--ancestry-path", f"{good}..{bad}", "--", f":/{repository.prefix}", may_fail=True
     )
     line: list[tuple[str, Digest]] = []
     before = mixtures.good.release.code
@@ -293,8 +293,7 @@ def _commit_of(mixtures: Mixtures, side: Side, repository: Repository) -> str | 
             except NotFound:
                 break
     file = mixtures.past.ctx.home / mixtures.past.ctx.file.name
-    where = repository.prefix or "."
-    said = repository.run("rev-list", f"--max-count={_COMMITS}", "HEAD", "--", f":/{where}", may_fail=True)
+    said = repository.run("rev-list", f"--max-count={_COMMITS}", "HEAD", "--", f":/{repository.prefix}", may_fail=True)
     for commit in said.split():
         try:
             if of_commit(store, repository, commit, file).code == side.release.code:

@@ -225,27 +225,28 @@ class Mixtures:
 
     def _train(self, wanted: Sequence[Mixed]) -> Steps[None]:
         ready: list[Mixed] = []
+        begun: set[Digest] = set()
         for mixed in {each.name: each for each in wanted}.values():
-            new = self._is_new(mixed)
-            if isinstance(new, str):
-                self._trained[mixed.name] = new
+            lacks = [name for name in mixed.trainer.app.inputs() if name not in mixed.tables]
+            if lacks and mixed.model is None:
+                wants = f"its code trains on {', '.join(lacks)}, of which the other release has no table"
+                self._trained[mixed.name] = wants
                 continue
-            if new:
+            recipe = self._untrained(mixed)
+            if recipe is not None and recipe not in begun:  # of two mixtures with one recipe, one is trained
                 if not self.budget.left:
                     continue
+                begun.add(recipe)
                 self.budget.spent += 1
             ready.append(mixed)
         done = yield from side_by_side([self._made(mixed) for mixed in ready])
         for mixed, made in zip(ready, done, strict=True):
             self._trained[mixed.name] = made if isinstance(made, Trained) else _in_short(made)
 
-    def _is_new(self, mixed: Mixed) -> bool | str:
-        """Whether a training is needed; or why there can be none."""
+    def _untrained(self, mixed: Mixed) -> Digest | None:
+        """The recipe that has to be trained for it; None when its model is there."""
         if mixed.model is not None:
-            return False
-        lacks = [name for name in mixed.trainer.app.inputs() if name not in mixed.tables]
-        if lacks:
-            return f"its code trains on {', '.join(lacks)}, which the other release has no table of"
+            return None
         recipe = Recipe(
             training_code=mixed.trainer.training_code,
             tables={name: mixed.tables[name].id for name in mixed.trainer.app.inputs()},
@@ -254,7 +255,9 @@ class Mixtures:
             seed=mixed.seed,
             previous=self._previous(mixed.trainer),
         )
-        return self.past.ctx.store.model_of(self.past.ctx.store.objects.put_document(recipe.document())) is None
+        store = self.past.ctx.store
+        made = store.objects.put_document(recipe.document())
+        return made if store.model_of(made) is None else None
 
     def _previous(self, trainer: Context) -> Digest | None:
         return self.bad.recipe.previous if trainer.app.wants_previous else None

@@ -1,0 +1,87 @@
+"""Inquiry: what the loop asks by itself when harm is done: what is to blame, and may its repair be tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from staytrue.errors import InvalidInput, NotFound, Refused
+from staytrue.kernel.release import Digest
+from staytrue.loop.blame import Asked, blame, repaired
+from staytrue.loop.context import Context
+from staytrue.loop.jobs import Steps
+from staytrue.loop.orders import ask
+from staytrue.store.ledger import Event
+from staytrue.store.store import Store
+
+__all__ = ["good_before", "harm_told", "inquire"]
+
+BY = "the loop"
+
+
+def harm_told(events: list[Event], release: Digest) -> Event | None:
+    """The newest of these events if it says that harm is done by this release; else None."""
+    opened = [event for event in events if event.body.get("alarm") == "harm" and event.body.get("state") != "resolved"]
+    return opened[-1] if opened and opened[-1].body.get("release") == release else None
+
+
+def good_before(store: Store, bad: Digest) -> Digest:
+    """The release to hold a bad one against: the nearest one before it with other code or settings, else the one before it.
+
+    A champion that was trained again and again under the same code has ancestors that share its mistake.
+    """
+    release = store.release_document(bad)
+    first = release.parents[0] if release.parents else bad
+    here = first
+    while here != bad:
+        before = store.release_document(here)
+        if (before.code, dict(before.params)) != (release.code, dict(release.params)) and not before.is_service:
+            return here
+        if not before.parents:
+            break
+        here = before.parents[0]
+    return first
+
+
+def inquire(
+    ctx: Context,
+    champion: Digest,
+    *,
+    trainings: int,
+    now: datetime,
+    wall: datetime,
+    say: Callable[[str], None],
+) -> Steps[Mapping[str, Any] | None]:
+    """The report on a champion that does harm; its repair, if there is one, is ordered like a person's.
+
+    Returns:
+        None where nothing could be asked: too few rows, or nothing to compare with.
+
+    Args:
+        now: by the clock of the ticks, for the log.    wall: by the wall's.
+    """
+    asked = Asked(good=good_before(ctx.store, champion), bad=champion, trainings=trainings)
+    try:
+        report = yield from blame(ctx.store, asked, home=ctx.home, say=say, now=now)
+        say(report["sentence"])
+        if report["outcome"] != "changes":
+            return report
+        made = yield from repaired(ctx.store, asked, report, home=ctx.home)
+    except (Refused, InvalidInput, NotFound) as exc:
+        say(f"What is to blame could not be found out: {exc}")
+        return None
+    kept = ctx.store.objects.put_document(made.release.document())
+    ask(
+        ctx.store.ledger,
+        ctx.app.name,
+        "try",
+        by=BY,
+        now=wall,
+        release=kept,
+        kind="repaired",
+        why=made.why,
+        refs=made.refs,
+        key=f"repair:{champion}:{kept}",  # found again after a crash, it is ordered once
+    )
+    return report
