@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -127,3 +131,25 @@ class Live:
 
     def ask(self, what: Any) -> None:
         orders.ask(self.ledger, "shop", what, by="ada", now=self.now, why="a test")
+
+
+@contextlib.contextmanager
+def beating(store_path: Path) -> Iterator[None]:
+    """What a controller of the shop that lives leaves behind twice a second."""
+    over = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while True:
+            count += 1
+            FileBeats(store_path, "shop").write({"pid": os.getpid(), "count": count})
+            if over.wait(0.5):
+                return
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -32,6 +32,8 @@ VERBS = {
     "diff": "two releases compared: code, data, environment, params, model, scores",
     "blame": "which change made it worse, found by re-running mixtures of two releases; --apply repairs it",
     "revert": "a new release with code, data or model taken from an older one",
+    "refresh": "ask the sources, and retrain the champion's own code on the newest rows",
+    "undo": "take back what the loop decided last by itself",
     "pause": "the loop begins nothing until `resume`; the champion goes on answering",
     "resume": "the loop goes on",
     "promote": "make the challenger champion now",

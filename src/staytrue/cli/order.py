@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import getpass
 from datetime import UTC, datetime
+from pathlib import Path
 
+from staytrue.app import load
 from staytrue.cli.screen import Screen
+from staytrue.errors import InvalidInput, StaytrueError
 from staytrue.kernel.release import Digest
 from staytrue.loop.lease import alive
 from staytrue.loop.orders import What, ask
+from staytrue.settings import setting
 from staytrue.store.store import Store
 
-__all__ = ["arguments", "place", "tell", "who"]
+__all__ = ["app_of", "arguments", "home_of", "place", "tell", "who"]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +42,31 @@ def tell(store: Store, app: str, screen: Screen, will: str, *, order: dict[str, 
     if order is not None and not lives:
         screen.note(f"No controller of {app} is alive: the order is kept, and acted on as soon as `staytrue up` runs.")
     return 0
+
+
+def app_of(store: Store, args: argparse.Namespace) -> str:
+    """The app that is meant: by name, the only one there is, or that of the file at hand.
+
+    Raises:
+        NotFound: ST471.    InvalidInput: ST472, there are several, and the file at hand is broken, gone, or of none of them.
+    """
+    try:
+        return store.app(args.name)
+    except InvalidInput:
+        try:
+            loaded, _ = load(setting("app", args.app))
+        except StaytrueError:
+            loaded = None
+        if loaded is None or loaded.name not in store.apps():
+            raise
+        return loaded.name
+
+
+def home_of(args: argparse.Namespace) -> Path:
+    """The user's folder, whether or not the app's file is there."""
+    path = Path(setting("app", args.app).partition(":")[0]).absolute()
+    folder = path if path.is_dir() else path.parent
+    return folder if folder.is_dir() else Path.cwd()
 
 
 def who() -> str:

@@ -22,10 +22,21 @@ from staytrue.loop.inspect import trusted
 from staytrue.loop.quarantine import DATA, HeldWindow, breach_document, mended, quarantine
 from staytrue.store import frames, tables
 from staytrue.store.frames import Rows
-from staytrue.store.ledger import LIVE, Entry, Ref
+from staytrue.store.ledger import LIVE, Entry, Event, Ref
 from staytrue.store.tables import Part, Table
 
-__all__ = ["Decided", "drop", "find", "held_back", "part_document", "release", "repair", "source_document", "trust"]
+__all__ = [
+    "Decided",
+    "drop",
+    "find",
+    "held_back",
+    "hold_again",
+    "part_document",
+    "release",
+    "repair",
+    "source_document",
+    "trust",
+]
 
 _ATTEMPTS: Final = 5
 # What a table is made of: rows with a time inside their window, of the table's columns and types, and labels that are numbers.
@@ -136,6 +147,63 @@ def drop(ctx: Context, spec: SourceSpec, which: str, *, by: str, because: str | 
     )
     ctx.store.ledger.append([entry], recorded_at=now)
     return Decided(held=find(ctx, spec, table, one.id), sentence=entry.sentence, new=True)
+
+
+def hold_again(ctx: Context, spec: SourceSpec, which: str, *, by: str, because: str | None) -> Decided:
+    """Put a window that was let in back into quarantine; the table has what it had for it before.
+
+    Raises:
+        NotFound: ST930, InvalidInput: ST936, as `find`.    Conflict: ST934, it was decided about otherwise, or the table has
+        other rows by now; ST624, fetches came first again and again.
+    """
+    for _ in range(_ATTEMPTS):
+        table, base = newest(ctx, spec)
+        one = find(ctx, spec, table, which)
+        if one.state == "held":
+            return Decided(held=one, sentence=f"The window {_span(one)} of {spec.name} is held.", new=False)
+        now_there = next((part for part in table.parts if (part.since, part.until) == one.window), None)
+        if (
+            one.state != "released"
+            or one.decision is None
+            or now_there is None
+            or one.part != f"rows:{now_there.content}"
+        ):
+            raise _decided_otherwise(one)
+        earlier = _before_event(ctx, spec, one.decision)
+        before = next((part for part in earlier.parts if (part.since, part.until) == one.window), None)
+        after = _without(table, one) if before is None else tables.correct(table, before)
+        manifest = tables.save(ctx.store.objects, after)
+        now = datetime.now(UTC)
+        sentence = f"{by} put the window {_span(one)} of {spec.name} back into quarantine, {one.rows:,} rows"
+        entry = Entry(
+            app=ctx.app.name,
+            timeline=DATA,
+            key=f"fetched:{spec.name}:{base}",
+            at=now,
+            kind="held",
+            sentence=_because(sentence, because),
+            body={**_body(one, by, because), "table": after.id},
+            refs=(
+                Ref(kind="source", name=spec.name, digest=manifest),
+                Ref(kind="table", name=after.id, digest=manifest),
+            ),
+        )
+        try:
+            ctx.store.ledger.append([entry], recorded_at=now)
+        except Conflict as exc:
+            if exc.code != "ST415":
+                raise
+            continue
+        return Decided(held=find(ctx, spec, after, one.id), sentence=entry.sentence, new=True)
+    raise _came_first(spec)
+
+
+def _before_event(ctx: Context, spec: SourceSpec, event: Event) -> Table:
+    """The table that a decision was built on: its key names the event that had made it."""
+    base = int(event.key.rpartition(":")[2])
+    refs = ctx.store.ledger.refs(app=ctx.app.name, kind="source", name=spec.name)
+    found = next((ref.digest for ref in refs if ref.seq == base), None)
+    return tables.load(ctx.store.objects, found) if found else tables.empty(spec)
 
 
 def trust(ctx: Context, which: str, *, by: str, because: str | None) -> tuple[str, bool]:
@@ -259,7 +327,11 @@ def _into_table(
                 raise
             continue
         return Decided(held=find(ctx, spec, after, one.id), sentence=entry.sentence, new=True, breaches=bad)
-    raise Conflict(
+    raise _came_first(spec)
+
+
+def _came_first(spec: SourceSpec) -> Conflict:
+    return Conflict(
         "ST624",
         f"Rows of {spec.name} came from elsewhere {_ATTEMPTS} times at the same moment; nothing was changed. Do it again.",
         source=spec.name,

@@ -194,8 +194,13 @@ def _epoch(ctx: Context, name: RoleName) -> int:
 # ---------------------------------------------------------------- a training by hand
 
 
-def train_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Delivered | None, Trained]]:
+def train_by_hand(
+    ctx: Context, past: Past, *, now: bool, about: Mapping[str, Any] | None = None
+) -> Steps[tuple[Delivered | None, Trained]]:
     """Train on all that is known, and deliver what came out through the gate that the loop's own trainings pass.
+
+    Args:
+        about: what the event says beside that.
 
     Returns:
         What became of it (None: the champion is this code and this model already), and the training.
@@ -204,7 +209,7 @@ def train_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Deliver
         StaytrueError: as `train` and the answers of both releases; what tells of the job is in the log too.
     """
     try:
-        return (yield from _trained_by_hand(ctx, past, now=now))
+        return (yield from _trained_by_hand(ctx, past, now=now, about=about))
     except StaytrueError as exc:
         if not tells_of_the_job(exc):
             raise
@@ -227,7 +232,9 @@ def note_failure(ctx: Context, exc: StaytrueError, *, timeline: str) -> None:
     ctx.store.ledger.append([entry], recorded_at=now)
 
 
-def _trained_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Delivered | None, Trained]]:
+def _trained_by_hand(
+    ctx: Context, past: Past, *, now: bool, about: Mapping[str, Any] | None
+) -> Steps[tuple[Delivered | None, Trained]]:
     champion = ctx.store.champion(ctx.app.name)
     if champion is not None and champion.release.code == ctx.code:
         ctx = as_released(ctx, champion.release)
@@ -237,7 +244,7 @@ def _trained_by_hand(ctx: Context, past: Past, *, now: bool) -> Steps[tuple[Deli
     if champion is not None and trained.model == champion.release.model and ctx.code == champion.release.code:
         return None, trained
     release, refs = yield from answered_release(ctx, trained, parents=(champion.id,) if champion else ())
-    case = delivery(ctx, release, refs, kind="trained", epoch=epoch)
+    case = delivery(ctx, release, refs, kind="trained", epoch=epoch, about=about)
     if case.champion is None or now:
         first = "the first release: nothing to compare it with yet"
         return case.unopposed(first if case.champion is None else "trained by hand and let in without a trial"), trained

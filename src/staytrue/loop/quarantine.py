@@ -34,7 +34,8 @@ State: TypeAlias = Literal["held", "released", "dropped", "repaired", "mended", 
 
 Window = tuple[datetime, datetime]
 _KIND: Final = "quarantine"
-_DECISIONS: Final[tuple[State, ...]] = ("released", "dropped", "repaired")
+_DECISIONS: Final[tuple[State, ...]] = ("released", "dropped", "repaired", "held")
+"""The kinds of a person's decisions; `held`: one that let a window in was taken back."""
 _TOLD: Final = 100
 
 
@@ -182,7 +183,8 @@ def quarantine(objects: LocalObjects, ledger: Ledger, app: str, source: str, tab
     for event in ledger.events(app, DATA, kinds=_DECISIONS):
         if event.body.get("held") in found:
             one = found[event.body["held"]]
-            found[one.id] = replace(one, state=_state(event.kind), decision=event)
+            state = _state(event.kind)
+            found[one.id] = replace(one, state=state, decision=None if state == "held" else event)
     newest = {one.window: one.id for one in found.values()}
     parts = {(part.since, part.until): f"rows:{part.content}" for part in (table.parts if table else ())}
     return sorted((_settled(one, newest, parts) for one in found.values()), key=lambda one: (one.since, one.at))

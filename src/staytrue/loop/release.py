@@ -25,6 +25,7 @@ __all__ = [
     "checked_out",
     "checked_out_code",
     "examples_answered",
+    "golden_answers",
     "golden_of",
     "kept",
     "new_release",
@@ -118,6 +119,24 @@ def golden_of(ctx: Context, release: Release) -> Steps[Digest | None]:
     """
     if release.is_service:
         return (yield from _golden_of_service(ctx, release))
+    golden = yield from golden_answers(ctx, release)
+    if golden is None:
+        return None
+    if release.golden is None:
+        return ctx.store.objects.put_document(golden.document())
+    known = Golden.from_document(ctx.store.objects.get_document(release.golden))
+    differs = models.answers_equal(known.answers, golden.answers)
+    if differs:
+        raise Corrupt(
+            "ST640",
+            f"Model {str(release.model)[:8]} does not give its golden answers again: {differs}.",
+            model=release.model,
+        )
+    return release.golden
+
+
+def golden_answers(ctx: Context, release: Release) -> Steps[Golden | None]:
+    """What a release's own code answers to the inputs that its model was sealed with. Nothing of it is kept."""
     model, _ = release.trained()
     sealed = ctx.store.objects.get_document(model).get("golden")
     if sealed is None:
@@ -134,17 +153,7 @@ def golden_of(ctx: Context, release: Release) -> Steps[Digest | None]:
     )
     outcome = (yield [job])[0]
     answers = result_of(outcome, doing=f"answer the golden rows with model {model[:8]}")["golden"]
-    if release.golden is None:
-        return ctx.store.objects.put_document(Golden(rows=rows, answers=answers).document())
-    known = Golden.from_document(ctx.store.objects.get_document(release.golden))
-    differs = models.answers_equal(known.answers, answers)
-    if differs:
-        raise Corrupt(
-            "ST640",
-            f"Model {model[:8]} does not give its golden answers again: {differs}.",
-            model=model,
-        )
-    return release.golden
+    return Golden(rows=rows, answers=answers)
 
 
 def _golden_of_service(ctx: Context, release: Release) -> Steps[Digest]:
