@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -24,6 +25,8 @@ from staytrue.app import App, load
 from staytrue.errors import InvalidInput, StaytrueError
 from staytrue.kernel.contract import SourceSpec
 from staytrue.kernel.examples import example_signature
+from staytrue.kernel.metric import UserMetric
+from staytrue.kernel.metric import metric as read_metric
 from staytrue.kernel.release import Digest
 from staytrue.loop.described import document_of
 from staytrue.store import frames, models, tables
@@ -31,6 +34,7 @@ from staytrue.store.objects import LocalObjects
 
 __all__ = [
     "answer",
+    "asked_again",
     "checked_answers",
     "describe",
     "example_rows",
@@ -220,6 +224,46 @@ def reply(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
         answers = [_alone(app, model, rows.slice(row, 1)) for row in range(rows.num_rows)]
     (outbox / "answers").write_bytes(msgspec.msgpack.encode(answers))
     return {"file": "answers", "rows": len(answers)}
+
+
+def asked_again(payload: Mapping[str, Any], outbox: Path) -> dict[str, Any]:
+    """What a release answers to one row, and to a golden row, each asked twice; and its metric's losses on answers that it gave.
+
+    An error document stands in the place of an answer, or of the losses, that there are not.
+    """
+    app, objects = _app(payload["entry"]), _objects(payload["store"])
+    model = None
+    if payload["model"] is not None:
+        key = Path(payload["key"]).read_bytes()
+        model = models.load(objects, Digest(payload["model"]), payload["seal"], key, app.loader)
+    found: dict[str, Any] = {
+        "metric": f"{getattr(app.metric, '__name__', 'function')}()" if callable(app.metric) else app.metric
+    }
+    for name in ("row", "golden"):
+        if payload[name] is not None:
+            row = frames.read_parquet(objects.get(Digest(payload[name]))).slice(0, 1)
+            found[name] = [_alone(app, model, row), _alone(app, model, row)]
+    if payload["judged"] is not None:
+        judged = frames.read_parquet(objects.get(Digest(payload["judged"])))
+        try:
+            found["losses"] = _losses(app.metric, judged).tolist()
+        except StaytrueError as exc:
+            found["losses"] = exc.document()
+    (outbox / "answers").write_bytes(msgspec.msgpack.encode(found))
+    return {"file": "answers"}
+
+
+def _losses(metric: str | UserMetric, judged: frames.Rows) -> np.ndarray:
+    """(n,) the losses of rows of `store.traffic()`, each of which has an answer and a label."""
+    answers, labels = (_told(frames.column(judged, name)) for name in ("answer", "label"))
+    rows = frames.to_frame(judged, "pandas") if callable(metric) else None
+    return read_metric(metric).losses(answers, labels, rows)
+
+
+def _told(column: frames.Column) -> Any:
+    """Answers or labels of `store.traffic()`: an array of numbers, or what the JSON texts say."""
+    values: Any = column.values
+    return [json.loads(text) for text in values.tolist()] if column.type == "string" else values
 
 
 # ---------------------------------------------------------------- what training and predictions see
