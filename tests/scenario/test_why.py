@@ -537,3 +537,19 @@ def test_a_plain_service_tells_its_code_and_what_the_code_before_says(shop):
     assert "a plain service" in words(document, "release")
     assert "learned from no rows" in words(document, "moved")
     assert shop.run("why", "--key", "3").document["code"] == "ST974"
+
+
+def test_a_canary_is_called_so_and_a_champion_before_it_that_wants_another_column_is_no_error(logged):
+    before = logged(SHOP)
+    fewer = SHOP.replace('"size", "rooms", "city", ', '"size", "rooms", ')
+    before.shop.write(fewer)
+    said = before.shop.run("train", "--now")
+    assert said.code == 0, said.err
+    schema = tuple(one for one in COLUMNS if one[0] != "city")
+    app = Logged(before.shop, said.document["delivered"]["release"], schema)
+
+    document = app.why(app.log(ROW, 26.0, arm="challenger"), "--arm", "canary", "--draws", "0")
+
+    assert document["asked"]["arm"] == "canary"
+    assert document["instead"]["before"]["release"] == before.release
+    assert "'city' is not in the log of this row" in words(document, "instead")
