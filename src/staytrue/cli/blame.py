@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from staytrue.cli.screen import Screen
+from staytrue.cli.times import moment
 from staytrue.engines.process import ProcessPool
 from staytrue.errors import Conflict, InvalidInput, NotFound, StaytrueError
 from staytrue.kernel.duration import duration
-from staytrue.loop.blame import Asked, blame, known, repaired
+from staytrue.loop.blame import Asked, blame, known, repaired, rising_since
 from staytrue.loop.deliver import Delivered
 from staytrue.loop.jobs import Steps, drive
 from staytrue.loop.revert import hand_over
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     trainings, seconds = _budget(args.budget)
     if args.rows < 1:
         raise InvalidInput("ST812", f"--rows: got {args.rows}, expected 1 or more.", got=args.rows)
-    asked = Asked(good=good.id, bad=bad.id, trainings=trainings, rows=args.rows)
+    since = moment(args.since) if args.since else rising_since(store, bad.release.app, bad.id)
+    asked = Asked(good=good.id, bad=bad.id, trainings=trainings, rows=args.rows, since=since)
     report = known(store, asked)
     if report is None:
         report = _found(store, asked, args, screen, seconds)
@@ -168,6 +170,7 @@ def _figure(report: Mapping[str, Any], screen: Screen) -> None:
     """A bar for each change, from nothing to what it wins (left of | what it costs), and the interval."""
     chosen = {(change["axis"], change["how"]) for change in report["changes"]}
     rows = [_row(single, chosen, report) for single in report["singles"]]
+    rows += [_row(step, chosen, report) for step in report["steps"] if len(step["changes"]) > 1]
     if report["all_back"] and len(rows) > 1:
         rows.append(_row(report["all_back"] | {"whole": True}, chosen, report))
     widest = max((abs(row[1]) for row in rows if row[1] is not None), default=0.0) or 1.0
@@ -186,11 +189,12 @@ def _figure(report: Mapping[str, Any], screen: Screen) -> None:
 def _row(
     single: Mapping[str, Any], chosen: set[tuple[str, str]], report: Mapping[str, Any]
 ) -> tuple[str, float | None, str, str]:
-    (axis, how), *_ = single["changes"]
-    name = "all taken back" if single.get("whole") else f"{axis} {how}"
+    (axis, how), *more = single["changes"]
+    name = "all taken back" if single.get("whole") else ", ".join(f"{axis} {how}" for axis, how in single["changes"])
+    name = "code back" if name == "serving code back, training code back" else name
     mark = "> " if (axis, how) in chosen and not single.get("whole") else "  "
     if "fails" in single:
         return mark + name, None, f"does not run: {single['fails'][:60]}", ""
-    share = report["shares"].get(axis) if how == "back" and not single.get("whole") else None
+    share = report["shares"].get(axis) if how == "back" and not more and not single.get("whole") else None
     told = "" if share is None else f"{share:+.3g}{' ~' if report['estimated'] else ''}"
     return mark + name, single["gain"], f"{single['low']:+.3g} .. {single['high']:+.3g}", told

@@ -111,7 +111,7 @@ class BlameReport:
         said += [
             f"{named(other).capitalize()} taken back alone would do as well: they do harm only together."
             if other.how == "back"
-            else f"{named(other).capitalize()} alone would do as well."
+            else "Trained again on the newest rows alone it would do as well."
             for other in self.repair.alternatives
         ]
         said += [
@@ -119,7 +119,8 @@ class BlameReport:
             for one in self.repair.interactions
             if one.kind == "each" and not set(one.axes) <= _HALVES
         ]
-        if self.together:
+        # What moved everywhere explains nothing where something else was found.
+        if self.together and (not self.repair.changes or any(one.axis == "data" for one in self.repair.changes)):
             said.append(
                 f"{', '.join(self.together)} moved in the new rows and in today's traffic alike: one event upstream, which "
                 "no revert undoes."

@@ -21,6 +21,7 @@ from staytrue.kernel.blame import Repair, repair, shares
 from staytrue.kernel.blame_report import BlameReport, Loss
 from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.gain import Cell, Change, Lost, blocks_of
+from staytrue.kernel.incidents import ENDS
 from staytrue.kernel.release import Digest, Release, trained_by
 from staytrue.loop.comparison import NEW_ROWS, trained_stop
 from staytrue.loop.context import Context
@@ -38,7 +39,7 @@ from staytrue.store.objects import digest
 from staytrue.store.store import KeptRelease, Store
 from staytrue.store.tables import Table
 
-__all__ = ["Asked", "Repaired", "blame", "known", "repaired"]
+__all__ = ["Asked", "Repaired", "blame", "known", "repaired", "rising_since"]
 
 _VERSION: Final = 1
 """Of the method: another one asks anew."""
@@ -56,23 +57,31 @@ _MOVED: Final = 0.25
 _ORDER: Final = ("serving code", "settings", "seed", "training code", "environment", "data", "model")
 """In which order changes are preferred where two repair alike: what is cheapest to take back, and stays so, first."""
 _CODE: Final = frozenset({Change(axis="training code"), Change(axis="serving code")})
+_DATA: Final = Change(axis="data")
+_FRESH: Final = Change(axis="data", how="fresh")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A question: which two releases, how many trainings it may cost, and how many of the newest rows are today."""
+    """A question: which two releases, how many trainings it may cost, and which of the newest rows are today's.
+
+    `since`: when the loss began to rise, if anybody knows: rows before it would only dilute what is looked for.
+    """
 
     good: Digest
     bad: Digest
     trainings: int = 12
     rows: int = _ROWS
+    since: datetime | None = None
 
     def key(self, store: Store) -> str:
         """The same question on the same rows has the same key."""
         release = store.release_document(self.bad)
         newest = {name: store.ledger.ref("source", name, release.app) for name in sorted(release.tables)}
         rows = {name: ref.digest if ref else None for name, ref in newest.items()}
-        return f"blamed:{digest(canonical_json([_VERSION, self.good, self.bad, self.trainings, self.rows, rows]))}"
+        since = self.since.isoformat() if self.since else None
+        said = [_VERSION, self.good, self.bad, self.trainings, self.rows, since, rows]
+        return f"blamed:{digest(canonical_json(said))}"
 
 
 def known(store: Store, asked: Asked) -> Mapping[str, Any] | None:
@@ -81,6 +90,18 @@ def known(store: Store, asked: Asked) -> Mapping[str, Any] | None:
     for event in store.ledger.events(app, LIVE, kinds=["blamed"], newest_first=True):
         if event.key == key:
             return store.objects.get_document(Digest(event.body["report"]))
+    return None
+
+
+def rising_since(store: Store, app: str, release: str) -> datetime | None:
+    """When the release's loss began to rise, as its harm alarm says that stands open; None where none does."""
+    for event in store.ledger.events(app, LIVE, kinds=["alarm", *ENDS], newest_first=True):
+        if event.kind != "alarm":
+            return None
+        if event.body.get("alarm") == "harm":
+            since = event.body.get("evidence", {}).get("since")
+            opened = event.body.get("state") != "resolved" and event.body.get("release") == release
+            return datetime.fromisoformat(since) if opened and since else None
     return None
 
 
@@ -243,7 +264,7 @@ def _prepared(
     start, fresh = _today(past, good, bad, asked)
     differing, untried, interpreters = yield from _differing(good, bad)
     if fresh is not None:
-        differing.append(Change(axis="data", how="fresh"))
+        differing.append(_FRESH)
     if not differing and not untried:
         text = (
             f"Blaming: nothing differs from {good.id[:8]} to {bad.id[:8]}, and there are no newer rows to learn from."
@@ -288,6 +309,10 @@ def _today(past: Past, good: Side, bad: Side, asked: Asked) -> tuple[int, Mappin
         )
         raise Refused("ST809", text, rows=since, needed=NEW_ROWS)
     start = past.back(past.until, min(asked.rows, max(since // 2, min(since, _FEWEST_LEFT))), not_before=seen)
+    if asked.since is not None:
+        rose = sum(tick.part.until <= asked.since for tick in past.ticks)
+        if past.rows(max(start, rose), past.until) >= NEW_ROWS:
+            start = max(start, rose)
     newer = past.rows(trained_stop(past.ctx, bad.release, past), start)
     labelled = bad.tables[past.spec.name]
     if newer < max(NEW_ROWS, _STALE * (labelled.rows - labelled.unlabelled)):
@@ -340,7 +365,7 @@ class _Search:
             raise Refused("ST811", f"Blaming: {self.asked.bad[:8]} itself does not run: {now}", bad=self.asked.bad)
         smallest = max(_SMALLEST * float(np.abs(now).mean()), 1e-12)
         groups = [_CODE] if set(self.changes) >= _CODE else []
-        found = yield from self._driven(repair(self.changes, blocks, smallest=smallest, groups=groups))
+        found = yield from self._found(blocks, smallest, groups)
         loss = yield from self._loss(now)
         together = self._together()
         culprits = yield from culprits_of(mixtures, found, blocks)
@@ -361,6 +386,18 @@ class _Search:
             trainings=mixtures.budget.spent,
             mixtures=len(found.lost),
         )
+
+    def _found(self, blocks: np.ndarray, smallest: float, groups: Sequence[Cell]) -> Steps[Repair]:
+        """The repair. Data that lose to older ones are not stale but wrong, whatever newer rows would win."""
+        found = yield from self._driven(repair(self.changes, blocks, smallest=smallest, groups=groups))
+        if _FRESH not in found.changes or _DATA not in self.changes:
+            return found
+        changed = [change for change in self.changes if change != _FRESH]
+        other = yield from self._driven(repair(changed, blocks, smallest=smallest, groups=groups))
+        if _DATA not in other.changes:
+            return found
+        either = (*other.alternatives, _FRESH) if len(other.changes) == 1 else other.alternatives
+        return replace(other, singles=found.singles, alternatives=either, lost={**found.lost, **other.lost})
 
     def _driven(self, search: Any) -> Steps[Repair]:
         """Have the search's mixtures run until it is done."""
@@ -425,7 +462,9 @@ class _Search:
         since = old.until
         added = tables.window(objects, new, since, new.until) if since and new.until and new.until > since else new
         today = past.window(mixtures.start, mixtures.until)
-        roles = {past.spec.time, past.spec.key, past.spec.label}
+        # Time moves by itself, and so does any other column that holds one.
+        times = {column for column, kind in new.schema if kind.startswith(("timestamp", "date"))}
+        roles = {past.spec.time, past.spec.key, past.spec.label, *times}
         moved = [
             {
                 column

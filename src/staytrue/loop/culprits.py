@@ -19,6 +19,7 @@ from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.mixture import Mixtures, Side
 from staytrue.loop.past import Past, Tick
 from staytrue.loop.proposal import described_context, of_commit
+from staytrue.loop.train import Trained
 from staytrue.store import tables
 from staytrue.store.git import Repository, open_repository
 from staytrue.store.ledger import LIVE
@@ -31,9 +32,19 @@ _SETTINGS: Final = Change(axis="settings")
 _CODE: Final = (Change(axis="training code"), Change(axis="serving code"))
 _ENOUGH: Final = 0.8
 """Of what the whole axis wins back, this much has to come from what is named."""
+_SOME: Final = 0.2
+"""A part without which less than this of it is won back is not named."""
 _COMMITS: Final = 200
 _COLUMNS: Final = 3
+_TIMES: Final = ("timestamp", "date")
 _HARDLY: Final = 0.05
+_FEWEST: Final = 30
+"""Fewer rows of a group say nothing about it."""
+_BEYOND: Final = 1.5
+"""So many times what is usual has a group's loss to have grown by, and by so many standard errors, to be named."""
+_SURE: Final = 4.0
+_MATTERS: Final = 0.5
+"""And by this share of what a row of any kind loses today: a kind of rows that is easy one month is harder the next."""
 
 
 def culprits_of(mixtures: Mixtures, found: Repair, blocks: np.ndarray) -> Steps[list[Culprit]]:
@@ -44,6 +55,7 @@ def culprits_of(mixtures: Mixtures, found: Repair, blocks: np.ndarray) -> Steps[
         named += yield from inside.commits()
     if _DATA in found.changes:
         named += yield from inside.parts()
+        named += yield from inside.groups()
         named += inside.columns()
     if Change(axis="data", how="fresh") in found.changes:
         named += inside.age()
@@ -145,6 +157,8 @@ class _Inside:
         left = tables.without(table, [past.ticks[tick].part for tick in bad])
         (lost,) = yield from mixtures.outcomes([replace(base, tables={**base.tables, table.source: left})])
         won = self._won(rest, lost)
+        if won is not None and won < _SOME * whole:
+            return []  # it stands out, but is not what did it
         enough = won is not None and won >= _ENOUGH * whole
         days = ", ".join(_span(past.ticks[tick].part) for tick in sorted(bad)[:5])
         days += f" and {len(bad) - 5} more" if len(bad) > 5 else ""
@@ -164,6 +178,37 @@ class _Inside:
         trainings = mixtures.budget.spent - spent
         return [Culprit(axis="data", kind="parts", name=days, sentence=sentence, trainings=trainings, facts=facts)]
 
+    def groups(self) -> Steps[list[Culprit]]:
+        """Which values of a segment the good release, which never saw them, answers far worse in the new rows than today."""
+        mixtures, today = self.mixtures, self.mixtures.past
+        table = mixtures.bad.tables[today.spec.name]
+        known = {part.content for part in mixtures.good.tables[today.spec.name].parts}
+        past = _past_of(today, table)
+        new = [t.index for t in past.ticks if t.part.content not in known and past.rows(t.index, t.index + 1)]
+        segments = today.ctx.app.segments
+        if not new or not segments:
+            return []
+        served = mixtures.server(mixtures.good_as_it_is())
+        try:
+            yield from past.answered([served], new[0], new[-1] + 1)
+            found = [
+                _strange(name, past, new, today, range(mixtures.start, mixtures.until), served) for name in segments
+            ]
+        except StaytrueError as exc:
+            if not tells_of_the_job(exc):
+                raise
+            return []
+        return [self._strangers(table.source, name, odd) for name, odd in zip(segments, found, strict=True) if odd]
+
+    def _strangers(self, source: str, name: str, odd: Mapping[str, tuple[float, float]]) -> Culprit:
+        told = [f"{value} ({there:.3g} a row against {now:.3g})" for value, (there, now) in odd.items()]
+        sentence = (
+            f"In the new rows of {source}, {name} {', '.join(told)} stand{'' if len(odd) > 1 else 's'} out: so much more does "
+            f"{self.mixtures.good.id[:8]}, which never saw them, lose there than on today's rows of the same kind."
+        )
+        facts = {"source": source, "segment": name, "values": {value: list(pair) for value, pair in odd.items()}}
+        return Culprit(axis="data", kind="segment", name=f"{name} {', '.join(odd)}", sentence=sentence, facts=facts)
+
     def columns(self) -> list[Culprit]:
         """What moved most in the rows that came or changed."""
         found = []
@@ -172,7 +217,8 @@ class _Inside:
             old = self.mixtures.good.tables.get(name)
             if old is None or old.id == new.id:
                 continue
-            spec_roles = {new.time, new.key}
+            # Time moves by itself, and so does any other column that holds one.
+            spec_roles = {new.time, new.key} | {column for column, kind in new.schema if kind.startswith(_TIMES)}
             columns = tables.diff(objects, old, new)["columns"]
             moved = sorted(
                 ((column, d["moved"]) for column, d in columns.items() if column not in spec_roles),
@@ -269,7 +315,6 @@ def _line(mixtures: Mixtures, repository: Repository) -> list[tuple[str, Digest]
     good, bad = (_commit_of(mixtures, side, repository) for side in (mixtures.good, mixtures.bad))
     if good is None or bad is None:
         return []
-    where = repository.prefix or "."
     said = repository.run(
         "rev-list", "--reverse", "--ancestry-path", f"{good}..{bad}", "--", f":/{repository.prefix}", may_fail=True
     )
@@ -319,6 +364,33 @@ def _past_of(past: Past, table: Table) -> Past:
     """The ticks of another version of the table."""
     ticks = [Tick(i, part, part.until + past.spec.label_after) for i, part in enumerate(table.parts)]
     return Past(ctx=past.ctx, table=table, spec=past.spec, ticks=ticks, first=0, until=len(ticks))
+
+
+def _strange(  # noqa: PLR0917 - two stretches of rows, and who answers them
+    name: str, past: Past, new: Sequence[int], today: Past, now: Sequence[int], served: Trained
+) -> dict[str, tuple[float, float]]:
+    """Value -> its mean loss in the new rows and in today's, the worst first, where it grew as that of other values did not."""
+    sides = []
+    for whose, ticks in ((past, new), (today, now)):
+        filled = [t for t in ticks if whose.rows(t, t + 1)]
+        losses = np.concatenate([whose.losses(served, t) for t in filled])
+        sides.append((np.concatenate([whose.segment(name, t) for t in filled]), losses))
+    (kinds, losses), (kinds_now, losses_now) = sides
+    grew: dict[str, tuple[float, float, float]] = {}
+    for value in np.unique(kinds).tolist():
+        there, here = losses[kinds == value], losses_now[kinds_now == value]
+        if min(len(there), len(here)) >= _FEWEST and here.mean() > 0:
+            grew[value] = (float(there.mean()), float(here.mean()), float(there.std() / np.sqrt(len(there))))
+    if len(grew) < 2:
+        return {}
+    # The least that any value grew by is what the season does: most of the others may be wrong.
+    usual = min(there / here for there, here, _ in grew.values())
+    odd = {
+        value: (there, here)
+        for value, (there, here, error) in grew.items()
+        if there > _BEYOND * usual * here and there - usual * here > max(_SURE * error, _MATTERS * losses_now.mean())
+    }
+    return dict(sorted(odd.items(), key=lambda one: -one[1][0]))
 
 
 def _taken(theirs: Mapping[str, Any], ours: Mapping[str, Any], key: str) -> dict[str, Any]:
