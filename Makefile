@@ -7,12 +7,13 @@ DEMO_ARGS ?= --dir demo
 TEST_ARGS ?=
 FAULT_ARGS ?=
 DRILL_ARGS ?=
+WHODUNNIT_ARGS ?=
 
 need_demo = venv=$$($(PYTHON) scripts/bootstrap.py demo) && bin="$$venv/bin"
 need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint check fault bench bench-serve bench-loop bench-health drill drill-shop drill-chaos docs clean
+.PHONY: help demo test slow lint check fault bench bench-serve bench-loop bench-health drill drill-shop drill-chaos whodunnit docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -49,6 +50,9 @@ drill-shop:  ## the same on made-up rows, in a minute
 
 drill-chaos:  ## a drill whose processes are killed and stopped, a thousand times; an hour or two
 	@$(need_dev) && "$$bin/python" -m pytest -q -s -p no:randomly -m fault_long tests/fault/test_chaos.py $(FAULT_ARGS)
+
+whodunnit:  ## code, data and a setting change at once and the loss rises: who did it? three endings, minutes; WHODUNNIT_ARGS="--only code --dir who"
+	@$(need_demo) && "$$bin/python" -W ignore drills/whodunnit.py $(WHODUNNIT_ARGS)
 
 bench:  ## figures against baselines, one table per script
 	@$(need_dev) && status=0; for script in benchmarks/*.py; do \
