@@ -63,11 +63,20 @@ class Place:
     folder: Path
     store: Store
 
-    def log(self, answers: list[Any], *, first: int = 0, arm: str = "champion", at: datetime | None = None) -> None:
+    def log(
+        self,
+        answers: list[Any],
+        *,
+        first: int = 0,
+        arm: str = "champion",
+        at: datetime | None = None,
+        key: str = "booking",
+    ) -> None:
         at = at or NOW - timedelta(hours=2)
         n = len(answers)
+        columns = ((key, "int64"), *COLUMNS[1:])
         rows = {
-            "booking": list(range(first, first + n)),
+            key: list(range(first, first + n)),
             "size": [number / 2 for number in range(n)],
             "city": [CITIES[number % 4] for number in range(n)],
         }
@@ -75,8 +84,8 @@ class Place:
             "kind": "predictions",
             "app": "rates",
             "release": "a" * 64,
-            "columns": COLUMNS,
-            "key": "booking",
+            "columns": columns,
+            "key": key,
             "time": None,
         }
         id_ = (int(at.timestamp() * 1000) << 80 | 0x7 << 76 | 0b10 << 62 | first << 32).to_bytes(16, "big")
@@ -84,7 +93,7 @@ class Place:
             seq=1,
             at_us=int(at.timestamp() * 1e6),
             arm=arm,
-            block=Layout(COLUMNS).block(rows).pack(),
+            block=Layout(columns).block(rows).pack(),
             requests=[(id_, n)],
         )
         with SegmentWriter(traffic_folder(self.store.root, "rates", "predictions"), header) as writer:
@@ -148,6 +157,16 @@ def test_rows_go_out_as_csv_and_their_labels_come_back(place, capsys):
     assert "20 labels taken" in capsys.readouterr().out
     assert {place.labels()[row["id"]] for row in rows} == {7.5}
     assert sum(value is not None for value in place.labels().values()) == 20
+
+
+def test_a_label_finds_its_row_when_the_key_column_is_called_id(place):
+    before = set(place.labels())
+    place.log([4.0], first=7_000, key="id")
+    (id_,) = set(place.labels()) - before
+
+    assert taken(place, f"id,label\n{id_},9.5\n", Judge(metric="mae", key="id")).accepted == 1
+
+    assert place.labels()[id_] == 9.5
 
 
 def test_a_file_of_json_lines_is_written_and_read_and_never_written_over(place, capsys):

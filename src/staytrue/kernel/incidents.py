@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias
 
-__all__ = ["KINDS", "Incident", "Open", "State", "Told", "changes", "fold", "standing"]
+__all__ = ["ENDS", "KINDS", "Incident", "Open", "State", "Told", "changes", "fold", "standing"]
 
 State = Literal["opened", "acting", "resolved"]
 
 _ACTS = frozenset({"retrain", "backtest", "shadow", "canary"})
-_ENDS = frozenset({"promoted", "rolled_back", "reverted", "repaired", "undone", "deployed"})
+ENDS = frozenset({"promoted", "rolled_back", "reverted", "repaired", "undone", "deployed"})
 """Another champion: what was wrong with the one before is over, and so is waiting."""
 _STEPS_BACK = frozenset({"rejected", "withdrawn"})
 """The challenger is gone: nobody acts any more, and there is nothing left to approve."""
@@ -28,7 +28,7 @@ _BLAMES = frozenset({"blamed"})
 """It was found out what is to blame, or that nothing is: the verdict belongs to the incident."""
 _OPENS = frozenset({"alarm", "tripped", "serve_failed", "waiting", "failed"})
 
-KINDS = tuple(sorted({"noted"} | _ACTS | _CALMS | _ENDS | _STEPS_BACK | _ONCE | _OPENS | _BLAMES))
+KINDS = tuple(sorted({"noted"} | _ACTS | _CALMS | ENDS | _STEPS_BACK | _ONCE | _OPENS | _BLAMES))
 """The kinds of events that incidents are folded from; all others change nothing."""
 
 _LOSSES = frozenset({"harm", "shift", "answers"})
@@ -113,7 +113,7 @@ def fold(before: Open, event: Told) -> tuple[Open, list[Incident]]:  # noqa: PLR
         return over, [*back, *ended]
     if event.kind in _CALMS:
         return _resolved(before, [key for key in before if key[0] == "harm"], event)
-    if event.kind in _ENDS:
+    if event.kind in ENDS:
         return _resolved(before, [key for key in before if key[0] in _OVER_WITH_CHAMPION], event)
     return before, []
 

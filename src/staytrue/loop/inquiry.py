@@ -8,7 +8,7 @@ from typing import Any
 
 from staytrue.errors import InvalidInput, NotFound, Refused
 from staytrue.kernel.release import Digest
-from staytrue.loop.blame import Asked, blame, repaired
+from staytrue.loop.blame import Asked, blame, repaired, rising_since
 from staytrue.loop.context import Context
 from staytrue.loop.jobs import Steps
 from staytrue.loop.orders import ask
@@ -61,7 +61,12 @@ def inquire(
     Args:
         now: by the clock of the ticks, for the log.    wall: by the wall's.
     """
-    asked = Asked(good=good_before(ctx.store, champion), bad=champion, trainings=trainings)
+    asked = Asked(
+        good=good_before(ctx.store, champion),
+        bad=champion,
+        trainings=trainings,
+        since=rising_since(ctx.store, ctx.app.name, champion),
+    )
     try:
         report = yield from blame(ctx.store, asked, home=ctx.home, say=say, now=now)
         say(report["sentence"])

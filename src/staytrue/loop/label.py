@@ -27,6 +27,7 @@ from staytrue.kernel.metric import metric as read_metric
 from staytrue.kernel.traffic import Label
 from staytrue.settings import setting
 from staytrue.store import frames
+from staytrue.store.join import own_name
 from staytrue.store.labels import Labels
 from staytrue.store.ledger import Entry
 from staytrue.store.reserve import disk_state
@@ -428,7 +429,7 @@ def take(store: Store, app: str, data: bytes, *, now: datetime, judge: Judge, so
             problems.append(Problem(line=line.number, why=why))
             continue
         corrected += row["label"] is not None and row["label"] != label
-        key = row.get(judge.key) if judge.key else None
+        key = row.get(own_name(judge.key)) if judge.key else None
         by_key = isinstance(key, (int, str)) and not isinstance(key, bool)
         labels.append(
             Label(
