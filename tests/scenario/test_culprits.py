@@ -9,6 +9,8 @@ import pytest
 from living import START
 from test_blame import WORLD, Blamed, lived_until, pool  # noqa: F401 - a fixture is found by its name
 
+from staytrue.loop.blame import repaired, set_guilty_parts_apart
+from staytrue.loop.data import release
 from staytrue.loop.fetch import fetch
 
 COMMITS, GUILTY = 16, 11
@@ -23,7 +25,8 @@ def shop(tmp_path, pool):  # noqa: F811
 
 def git(shop, *arguments: str) -> str:
     who = ["-c", "user.name=ada", "-c", "user.email=ada@example.org", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", *who, *arguments], cwd=shop.folder, check=True, capture_output=True, text=True)
+    command = ["git", *who, *arguments]
+    done = subprocess.run(command, cwd=shop.folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
@@ -89,7 +92,7 @@ def test_the_part_that_is_wrong_is_named_and_left_out(tmp_path, pool):  # noqa: 
     bad = shop.roles()["champion"]
     lived_until(shop, 32)
 
-    report, *_ = shop.blame(good, bad)
+    report, asked, _ = shop.blame(good, bad)
 
     kinds = {culprit["kind"]: culprit for culprit in report["culprits"]}
     assert [change["axis"] for change in report["changes"]] == ["data"], report["sentence"]
@@ -97,6 +100,21 @@ def test_the_part_that_is_wrong_is_named_and_left_out(tmp_path, pool):  # noqa: 
         [(START + timedelta(days=21)).isoformat(), (START + timedelta(days=22)).isoformat()]
     ]
     assert kinds["parts"]["facts"]["enough"]
+
+    made = shop._run(repaired(shop.ctx.store, asked, report, home=shop.folder))
+    learned = shop.ctx.store.table_by_id(made.release.tables["sales"]).table
+    assert START + timedelta(days=21) not in [part.since for part in learned.parts]
+    assert START + timedelta(days=23) in [part.since for part in learned.parts]
+
+    # No later training learns from it either, though the source gives the day again; a person may let it in again.
+    assert set_guilty_parts_apart(made.ctx, report, by="ada") == 1
+    assert set_guilty_parts_apart(made.ctx, report, by="ada") == 0
+    shop._run(fetch(shop.ctx, "sales", now=shop.now, since=START + timedelta(days=20)))
+    days = [part.since for part in shop.ctx.store.table("sales").table.parts]
+    assert START + timedelta(days=21) not in days
+    spec = shop.ctx.app.sources["sales"].spec
+    release(shop.ctx, spec, (START + timedelta(days=21)).isoformat(), by="ada", because=None)
+    assert START + timedelta(days=21) in [part.since for part in shop.ctx.store.table("sales").table.parts]
 
 
 def test_the_setting_that_is_wrong_is_named(shop):

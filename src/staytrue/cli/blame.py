@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from staytrue.cli.order import who
 from staytrue.cli.screen import Screen
 from staytrue.cli.times import moment
 from staytrue.engines.process import ProcessPool
 from staytrue.errors import Conflict, InvalidInput, NotFound, StaytrueError
 from staytrue.kernel.duration import duration
-from staytrue.loop.blame import Asked, blame, known, repaired, rising_since
+from staytrue.loop.blame import Asked, blame, known, repaired, rising_since, set_guilty_parts_apart
 from staytrue.loop.deliver import Delivered
 from staytrue.loop.jobs import Steps, drive
 from staytrue.loop.revert import hand_over
@@ -80,6 +81,7 @@ def _applied(
 
     def steps() -> Steps[Delivered]:
         made = yield from repaired(store, asked, report, home=_home(args))
+        set_guilty_parts_apart(made.ctx, report, by=who())
         return (
             yield from hand_over(
                 made.ctx,

@@ -26,6 +26,7 @@ from staytrue.kernel.release import Digest, Release, trained_by
 from staytrue.loop.comparison import NEW_ROWS, trained_stop
 from staytrue.loop.context import Context
 from staytrue.loop.culprits import culprits_of
+from staytrue.loop.data import set_apart
 from staytrue.loop.environments import in_environment
 from staytrue.loop.jobs import Steps
 from staytrue.loop.mixture import Budget, Mixtures, Side, side_of
@@ -39,7 +40,7 @@ from staytrue.store.objects import digest
 from staytrue.store.store import KeptRelease, Store
 from staytrue.store.tables import Table
 
-__all__ = ["Asked", "Repaired", "blame", "known", "repaired", "rising_since"]
+__all__ = ["Asked", "Repaired", "blame", "known", "repaired", "rising_since", "set_guilty_parts_apart"]
 
 _VERSION: Final = 1
 """Of the method: another one asks anew."""
@@ -192,6 +193,16 @@ def repaired(store: Store, asked: Asked, report: Mapping[str, Any], *, home: Pat
     release = replace(release, golden=(yield from golden_of(mixed.server, release)))
     refs = (*release_refs(mixed.server, release), *made.refs)
     return Repaired(ctx=mixed.server, release=release, refs=refs, why=_why(report, left_out))
+
+
+def set_guilty_parts_apart(ctx: Context, report: Mapping[str, Any], *, by: str) -> int:
+    """Take the parts that are all that is wrong with the data out of the table, so that no later training learns from them."""
+    apart = 0
+    for source, windows in _left_out(report).items():
+        spans = {(datetime.fromisoformat(since), datetime.fromisoformat(until)) for since, until in windows}
+        because = f"they were found to blame for what {report['bad'][:8]} loses more than {report['good'][:8]}"
+        apart += set_apart(ctx, ctx.app.sources[source].spec, spans, by=by, because=because)
+    return apart
 
 
 def _left_out(report: Mapping[str, Any]) -> dict[str, list[Sequence[str]]]:

@@ -6,7 +6,7 @@ a fetch came first; one that was made before changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -19,7 +19,7 @@ from staytrue.loop.context import Context
 from staytrue.loop.contracts import breaches, contract_of
 from staytrue.loop.fetch import newest
 from staytrue.loop.inspect import trusted
-from staytrue.loop.quarantine import DATA, HeldWindow, breach_document, mended, quarantine
+from staytrue.loop.quarantine import DATA, HeldWindow, breach_document, hold, mended, quarantine, quarantined
 from staytrue.store import frames, tables
 from staytrue.store.frames import Rows
 from staytrue.store.ledger import LIVE, Entry, Event, Ref
@@ -34,6 +34,7 @@ __all__ = [
     "part_document",
     "release",
     "repair",
+    "set_apart",
     "source_document",
     "trust",
 ]
@@ -195,6 +196,72 @@ def hold_again(ctx: Context, spec: SourceSpec, which: str, *, by: str, because: 
                 raise
             continue
         return Decided(held=find(ctx, spec, after, one.id), sentence=entry.sentence, new=True)
+    raise _came_first(spec)
+
+
+def set_apart(
+    ctx: Context, spec: SourceSpec, windows: Collection[tuple[datetime, datetime]], *, by: str, because: str
+) -> int:
+    """Take windows that the table has out of it, into quarantine and not to be asked for again; how many there were.
+
+    `release` lets them in again. Windows that the table has not (any more) are passed over, so doing it twice changes nothing.
+
+    Raises:
+        Conflict: ST624, fetches came first again and again.
+    """
+    for _ in range(_ATTEMPTS):
+        table, base = newest(ctx, spec)
+        parts = [part for part in table.parts if (part.since, part.until) in windows and part.rows]
+        if not parts:
+            return 0
+        objects, now = ctx.store.objects, datetime.now(UTC)
+        breach = Breach(code="ST958", column=None, sentence=because)
+        contract = contract_of(ctx, spec).version
+        held = [
+            hold(
+                objects, frames.read_parquet(objects.get(part.object)), (part.since, part.until), spec,
+                breaches=[breach], before=part, contract=contract, at=now,
+            )
+            for part in parts
+        ]  # fmt: skip
+        after = tables.without(table, parts)
+        manifest = tables.save(objects, after)
+        rows = sum(part.rows for part in parts)
+        sentence = f"{by} took {len(parts)} windows with {rows:,} rows of {spec.name} out of the table"
+        taken = Entry(
+            app=ctx.app.name,
+            timeline=DATA,
+            key=f"fetched:{spec.name}:{base}",
+            at=now,
+            kind="set_apart",
+            sentence=_because(sentence, because),
+            body={"source": spec.name, "windows": len(parts), "rows": rows, "by": by, "table": after.id},
+            refs=(
+                Ref(kind="source", name=spec.name, digest=manifest),
+                Ref(kind="table", name=after.id, digest=manifest),
+            ),
+        )
+        never = [
+            Entry(
+                app=ctx.app.name,
+                timeline=DATA,
+                key=f"dropped:{one.id}",
+                at=now,
+                kind="dropped",
+                sentence=_because(f"{by} dropped the window {_span(one)} of {spec.name}", because),
+                body=_body(one, by, because),
+            )
+            for one in held
+        ]
+        try:
+            ctx.store.ledger.append(
+                [taken, quarantined(objects, ctx.app.name, spec.name, held, now=now), *never], recorded_at=now
+            )
+        except Conflict as exc:
+            if exc.code != "ST415":
+                raise
+            continue
+        return len(parts)
     raise _came_first(spec)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from staytrue.errors import InvalidInput, NotFound, Refused
 from staytrue.kernel.release import Digest
-from staytrue.loop.blame import Asked, blame, repaired, rising_since
+from staytrue.loop.blame import Asked, blame, repaired, rising_since, set_guilty_parts_apart
 from staytrue.loop.context import Context
 from staytrue.loop.jobs import Steps
 from staytrue.loop.orders import ask
@@ -76,6 +76,7 @@ def inquire(
     except (Refused, InvalidInput, NotFound) as exc:
         say(f"What is to blame could not be found out: {exc}")
         return None
+    set_guilty_parts_apart(made.ctx, report, by=BY)
     kept = ctx.store.objects.put_document(made.release.document())
     ask(
         ctx.store.ledger,
