@@ -16,10 +16,13 @@ import pytest
 from wheels import Page, wheel
 
 from staytrue.engines.process import ProcessPool
-from staytrue.errors import Unavailable
+from staytrue.errors import Refused, Unavailable
+from staytrue.loop.blame import Asked, blame, repaired
+from staytrue.loop.deliver import champion_epoch, delivery
 from staytrue.loop.environments import in_environment, rebuilt
 from staytrue.loop.jobs import drive
 from staytrue.loop.past import Past
+from staytrue.loop.release import answered_release
 from staytrue.loop.train import train
 from staytrue.loop.trial import inputs
 from staytrue.store.env import environment
@@ -273,3 +276,30 @@ def test_uv_does_it_where_pip_has_no_places_of_its_own(wheels, tmp_path, monkeyp
     installer = next(interpreter.parents[1].glob("lib/*/site-packages/roundly-2.0.dist-info/INSTALLER"))
     assert (installer.read_text().strip(), with_roundly(interpreter)) == ("uv", 20.0)
     assert (caught.value.facts["why"], caught.value.facts["missing"]) == ("distribution", ["roundly 3.0"])
+
+
+def test_an_environment_is_found_to_blame_and_named(bench_of, wheels, monkeypatch, tmp_path):
+    monkeypatch.setenv("STAYTRUE_WHEELS", f"'{wheels}'")
+    with bench_of(SHOP) as bench:
+        bench.fetch("2026-01-01", "2026-03-01")
+        ctx, pool = bench._ctx, bench._pool
+        past = Past.whole(ctx)
+        envs = {version: ctx.store.objects.put_document(env(roundly=version)) for version in ("1.0", "2.0")}
+
+        def made(version, stop):
+            there = yield from in_environment(ctx, envs[version])
+            trained = yield from train(there, inputs(past, 0, stop))
+            release, refs = yield from answered_release(there, trained)
+            return (
+                delivery(there, release, refs, kind="deployed", epoch=champion_epoch(ctx)).unopposed("a test").release
+            )
+
+        good = drive({"a": made("1.0", 30)}, pool)["a"]
+        bad = drive({"a": made("2.0", 32)}, pool)["a"]
+        asked = Asked(good=good, bad=bad)
+        report = drive({"a": blame(ctx.store, asked, home=tmp_path)}, pool)["a"]
+
+        assert [change["axis"] for change in report["changes"]] == ["environment"]
+        assert report["sentence"].startswith("It is the environment (roundly 1.0 -> 2.0)")
+        with pytest.raises(Refused, match="put the old versions back"):
+            drive({"a": repaired(ctx.store, asked, report, home=tmp_path)}, pool)
