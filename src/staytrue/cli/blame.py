@@ -46,6 +46,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", type=int, default=2000, metavar="N", help="the newest labelled rows that are asked (2000)"
     )
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        help="ask no older rows than these (default: from when on the loss rose, where a harm alarm stands open)",
+    )
 
 
 def run(args: argparse.Namespace, screen: Screen) -> int:
