@@ -46,7 +46,7 @@ class Shop(Live):
         return self._run(answered_release(ctx, trained, parents=(self.champion().id,)))
 
     def hand(self, release: Any, refs: Any, **more: Any) -> Delivered:
-        asked = {"kind": "blamed", "why": "more taken back", "now": False, "by": "ada", **more}
+        asked = {"kind": "repaired", "why": "more taken back", "now": False, "by": "ada", **more}
         return self._run(hand_over(self.ctx, release, refs, **asked))
 
     def as_champion_has_it(self) -> Controller:
@@ -128,7 +128,7 @@ def test_what_nobody_can_tell_from_the_champion_takes_its_place_without_a_trial(
     controller.turn()
 
     assert shop.roles() | {"challenger": None} == {"champion": given.release, "previous": before.id, "challenger": None}
-    (event,) = shop.events("blamed")
+    (event,) = shop.events("repaired")
     assert "the model and the golden answers are the same" in event.sentence
     assert shop.roles()["challenger"] is not None  # the trial goes on: the champion answers as before
 
@@ -175,7 +175,7 @@ def test_without_a_controller_the_newest_labelled_rows_decide(shop):
 
     assert (given.promoted, given.verdict) == (True, "better")
     assert shop.roles()["champion"] == given.release
-    assert shop.events("blamed")[0].body["verdict"] == "better"
+    assert shop.events("repaired")[0].body["verdict"] == "better"
 
 
 def test_at_once_means_at_once_and_another_champion_meanwhile_is_a_conflict(shop):
@@ -187,8 +187,19 @@ def test_at_once_means_at_once_and_another_champion_meanwhile_is_a_conflict(shop
     again = shop.hand(release, refs, now=True)
 
     assert (given.promoted, given.verdict) == (True, "forced")
-    assert shop.events("blamed")[0].body["about"] == {"settings": ["more"]}
+    assert shop.events("repaired")[0].body["about"] == {"settings": ["more"]}
     assert (again.promoted, again.verdict) == (True, "same")
     with pytest.raises(Conflict, match="ST641"):
         shop.hand(replace(release, scores={"x": 1.0}), refs, now=True, epoch=epoch)
-    assert len(shop.events("blamed")) == 1
+    assert len(shop.events("repaired")) == 1
+
+
+def test_a_champion_that_is_a_plain_service_gets_another_loop(shop):
+    controller = shop.controller()
+    shop.live(controller, 2)
+    trained = shop.champion().release
+    service = replace(trained, model=None, recipe=None, golden=None, tables={}, params={}, seed=0)
+
+    assert shop.hand(service, (), now=True).promoted
+
+    assert not controller.turn()  # the process starts anew, as a service's loop

@@ -9,7 +9,7 @@ roles and memory in one transaction, fenced by the epoch of its lease.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -125,7 +125,8 @@ class Controller:
         Raises:
             Ended: it is to end.    StaytrueError: this machine is in trouble, or another controller took over.
         """
-        self._load()
+        if not self._load():
+            return False
         self._obey()
         self._answer_trips()
         if not self.paused:
@@ -149,8 +150,11 @@ class Controller:
         if self._loaded:
             self.chronicle.write()
 
-    def _load(self) -> None:
-        """Remember, if this is the first turn; and take in what others changed."""
+    def _load(self) -> bool:
+        """Remember, if this is the first turn; and take in what others changed.
+
+        Whether this is still a loop for the champion: a plain service needs another one than an app that trains.
+        """
         ledger, app = self.ctx.store.ledger, self.ctx.app.name
         if not self._loaded:
             lease = ledger.lease(app)
@@ -170,8 +174,11 @@ class Controller:
         self.chronicle.epochs = {name: role.epoch for name, role in roles.items()}
         champion = roles.get("champion")
         if champion is not None and champion.release and not (self.life and self.life.release == champion.release):
+            if self.ctx.store.release_document(Digest(champion.release)).is_service != self.ctx.app.is_service:
+                return False
             self._adopt(Digest(champion.release))
         self._match_challenger(roles.get("challenger"))
+        return True
 
     def _match_challenger(self, role: Role | None) -> None:
         """A trial without its role, or a challenger without a trial, is over."""
@@ -221,7 +228,10 @@ class Controller:
         if before is not None:
             before.reject(self.clock(), "stopped", "another champion was made meanwhile", {})
             life.number, life.spent = before.number, before.spent
-        life.crown(release, life.who(release), stop=trained_stop(self.ctx, document, life.past), now=self.clock())
+        stop = trained_stop(self.ctx, document, life.past)
+        # A policy that counts new rows against those of the training must not take them for none.
+        champion = replace(life.who(release), rows=life.past.rows(0, stop))
+        life.crown(release, champion, stop=stop, now=self.clock())
         life.known = life.began
         if self._is_undone_to(release):
             # What a person has just taken back is not tried again on the rows that it was made from.
@@ -327,6 +337,7 @@ class Controller:
             life.rename(release, server, refs, now, same, kind=order.kind or "deployed", said=said)
             return
         stop = trained_stop(ctx, new, life.past)
+        server = replace(server, rows=life.past.rows(0, min(stop, known)))
         # As many rows as a trial may take; and no more, for ticks wait while they are answered.
         cut = life.past.back(known, life.settings.trial_rows, not_before=unseen(ctx, life.past, old, new, stop=known))
         rows, number = life.past.rows(cut, known), life.number + 1
