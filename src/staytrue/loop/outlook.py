@@ -69,6 +69,7 @@ def foreseen(ctx: Context, plan: Plan, *, now: bool) -> Steps[Outlook]:
     yield from golden_of(ctx, plan.to.release)
     way, rows = yield from _way(ctx, plan, now=now)
     differs = describe_axes(champion, release)
+    lives = alive(ctx.store.root, ctx.app.name)
     named = f"the champion {plan.champion.id[:8]} with {plan.words}"
     what = (
         f"Release {plan.known.id[:8]} would answer again: it is what {named} would be."
@@ -79,7 +80,12 @@ def foreseen(ctx: Context, plan: Plan, *, now: bool) -> Steps[Outlook]:
         what,
         "From the champion it differs in " + "; ".join([*differs, *_tables(ctx.store, champion, release)]) + ".",
         "Nothing is trained: " + ("there is no model." if release.is_service else "its model is in the store."),
-        _said(way, rows, on_trial(ctx.store, ctx.app.name) if way == "loop" else None),
+        _said(way, rows, on_trial(ctx.store, ctx.app.name) if way == "loop" else None)
+        + (
+            " The loop, which is alive, looks at today's rows too, and tries it if they tell."
+            if way == "same" and lives
+            else ""
+        ),
         _next(ctx, release),
     ]
     return Outlook(
