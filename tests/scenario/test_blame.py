@@ -124,7 +124,7 @@ def test_what_can_not_be_compared_is_said(shop):
 
 
 def test_harm_leads_to_the_guilty_code_and_back_without_a_hand(tmp_path, pool):
-    shop = Blamed(tmp_path / "shop", pool, settings=", blame=6", text=WORLD)
+    shop = Blamed(tmp_path / "shop", pool, settings=", blame=6, false_alarms=0.5", text=WORLD)
     lived_until(shop, 18)
     good = shop.roles()["champion"]
     shop.rewrite(CLIPPED)
@@ -132,7 +132,7 @@ def test_harm_leads_to_the_guilty_code_and_back_without_a_hand(tmp_path, pool):
 
     controller = shop.controller()
     repaired_ = None
-    for _ in range(34):
+    for _ in range(44):
         shop.live(controller, 1)
         if shop.ctx.store.champion("shop").release.code == shop.ctx.store.release(good).release.code:
             repaired_ = shop.roles()["champion"]
