@@ -13,7 +13,7 @@ need_demo = venv=$$($(PYTHON) scripts/bootstrap.py demo) && bin="$$venv/bin"
 need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint check fault bench bench-serve bench-loop bench-health drill drill-shop drill-chaos whodunnit docs clean
+.PHONY: help demo test slow lint check fault bench bench-serve bench-loop bench-health drill drill-shop drill-harm drill-chaos whodunnit docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -47,6 +47,9 @@ drill:  ## months of real bookings against a running `staytrue up`, with commits
 
 drill-shop:  ## the same on made-up rows, in a minute
 	@$(need_dev) && "$$bin/python" -W ignore drills/drill.py --only shop $(DRILL_ARGS)
+
+drill-harm:  ## a commit turns bad when the world moves: alarm, blame and repair with nobody there; DRILL_ARGS=--kill kills meanwhile
+	@$(need_dev) && "$$bin/python" -W ignore drills/harm.py $(DRILL_ARGS)
 
 drill-chaos:  ## a drill whose processes are killed and stopped, a thousand times; an hour or two
 	@$(need_dev) && "$$bin/python" -m pytest -q -s -p no:randomly -m fault_long tests/fault/test_chaos.py $(FAULT_ARGS)
