@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from staytrue.kernel.release import Digest, Release, describe_axes
 from staytrue.loop.comparison import NEW_ROWS, unseen
@@ -27,6 +27,9 @@ Way = Literal["now", "same", "loop", "rows", "few", "canary", "kinds"]
 """How a release would come in: by hand without a trial; since nobody can tell it from the champion; through the loop's trial; on
 the newest labelled rows, or not, since they are few; of a plain service, only on a share of the traffic; or only by hand,
 between a plain service and an app that trains."""
+
+
+_TODAY: Final = "The loop, which is alive, looks at today's rows too: if they tell the two apart, it is tried there."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +83,8 @@ def foreseen(ctx: Context, plan: Plan, *, now: bool) -> Steps[Outlook]:
         what,
         "From the champion it differs in " + "; ".join([*differs, *_tables(ctx.store, champion, release)]) + ".",
         "Nothing is trained: " + ("there is no model." if release.is_service else "its model is in the store."),
-        _said(way, rows, on_trial(ctx.store, ctx.app.name) if way == "loop" else None)
-        + (
-            " The loop, which is alive, looks at today's rows too, and tries it if they tell."
-            if way == "same" and lives
-            else ""
-        ),
+        _said(way, rows, on_trial(ctx.store, ctx.app.name) if way == "loop" else None),
+        *([_TODAY] if way == "same" and lives else []),
         _next(ctx, release),
     ]
     return Outlook(
@@ -139,8 +138,8 @@ def _said(way: Way, rows: int | None, challenger: Digest | None) -> str:
         f"{NEW_ROWS} are needed. --now lets it in all the same.",
         "canary": "It is kept, and the champion stays: it answers otherwise, and only a share of the traffic can tell (while "
         "`staytrue up` runs). --now lets it in at once.",
-        "kinds": "It is kept, and the champion stays: one of the two is a plain service, and nothing compares them. --now lets it "
-        "in.",
+        "kinds": "It is kept, and the champion stays: one of the two is a plain service, and nothing compares them. --now lets "
+        "it in.",
     }[way]
 
 
