@@ -217,7 +217,7 @@ class Story:
         releases = {"good": good, "bad": bad, "repaired": applied["release"]}
         losses = self._losses(releases)
         claims = [
-            Claim("the app's tests pass on what did it", passed, "python test_app.py" if passed else "they do not"),
+            Claim("the app's tests pass on what did it", passed, "all of test_app.py" if passed else "they do not"),
             Claim("the contract lets the new rows in", let_in, "nothing is in quarantine" if let_in else "it does not"),
             *self._claims(report, applied, seconds, losses, ids),
         ]
