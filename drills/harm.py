@@ -8,7 +8,7 @@
    (`app.policy(blame=6)`): the code is to blame, not the newer rows. It makes the repaired release, tries it on live rows, and
    promotes it. Requests go on all the while.
 
-With --kill the controller, a job or everything is killed with SIGKILL again and again, from the alarm until the repair is live.
+With --kill the controller or a job is killed with SIGKILL every few seconds, from before the alarm until the repair is live.
 What is promised holds all the same: no answer is lost, exactly one champion, the same repair.
 """
 
@@ -36,7 +36,7 @@ from stream import DAY, Stream, shop
 from staytrue.cli.screen import Screen
 from staytrue.store.ledger import Event
 
-COMMIT_ON, GROWS_ON, DAYS = 4, 14, 48
+COMMIT_ON, GROWS_ON, KILLED_FROM, DAYS = 4, 14, 22, 64
 LARGEST, LARGER = 5.0, 12.0
 KILL_EVERY_S = (1.0, 4.0)
 
@@ -113,7 +113,7 @@ class Harm:
                 feeder.wait_for("deployed", "promoted", "shadow", "refused")
                 day = feeder.place.clock
                 while day < stream.first + DAYS * DAY and self.live is None:
-                    if self.opened and self.kill and not thread.is_alive():
+                    if self.kill and day >= stream.first + KILLED_FROM * DAY and not thread.is_alive():
                         thread.start()
                     day += DAY
                     feeder.play(day)
@@ -195,7 +195,11 @@ def main() -> int:
     folder = Path(args.dir or tempfile.mkdtemp(prefix="staytrue-harm-")).resolve()
     place = Place(folder / "shop", growing())
     file = place.app / "app.py"
-    file.write_text(file.read_text().replace("app.policy(\n", "app.policy(\n    blame=6,\n"))
+    file.write_text(
+        file.read_text()
+        .replace("app.policy(\n", "app.policy(\n    blame=6,\n")
+        .replace("trial_days=12", "trial_days=30")
+    )
     place.commit("Ask what is to blame when harm is done")
     try:
         claims = Harm(place=place, screen=screen, kill=args.kill).run()

@@ -28,7 +28,7 @@ from staytrue.loop.comparison import compared, trained_stop, unseen
 from staytrue.loop.context import Context
 from staytrue.loop.fetch import fetch, next_due
 from staytrue.loop.follow import Follower
-from staytrue.loop.inquiry import harm_told, inquire
+from staytrue.loop.inquiry import harm_told, inquire, repairs_under_way
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.lease import Tenancy
 from staytrue.loop.life import Candidate, Life, short
@@ -491,11 +491,14 @@ class Controller:
         alarms = self.ctx.store.ledger.events(self.ctx.app.name, LIVE, kinds=["alarm"], after=self.inquired)
         if not alarms:
             return
-        if harm_told(alarms, life.release):
+        alarm, store = harm_told(alarms, life.release), self.ctx.store
+        challenger = life.trial.release if life.trial else None
+        if alarm and not (challenger and repairs_under_way(store, self.ctx.app.name, challenger)):
             self.run(
                 inquire(
                     self.ctx,
                     life.release,
+                    alarm=alarm,
                     trainings=life.settings.blame,
                     now=self.clock(),
                     wall=self.wall(),

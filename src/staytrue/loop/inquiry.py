@@ -11,11 +11,11 @@ from staytrue.kernel.release import Digest
 from staytrue.loop.blame import Asked, blame, repaired, rising_since, set_guilty_parts_apart
 from staytrue.loop.context import Context
 from staytrue.loop.jobs import Steps
-from staytrue.loop.orders import ask
+from staytrue.loop.orders import ask, orders
 from staytrue.store.ledger import Event
 from staytrue.store.store import Store
 
-__all__ = ["good_before", "harm_told", "inquire"]
+__all__ = ["good_before", "harm_told", "inquire", "repairs_under_way"]
 
 BY = "the loop"
 
@@ -24,6 +24,12 @@ def harm_told(events: list[Event], release: Digest) -> Event | None:
     """The newest of these events if it says that harm is done by this release; else None."""
     opened = [event for event in events if event.body.get("alarm") == "harm" and event.body.get("state") != "resolved"]
     return opened[-1] if opened and opened[-1].body.get("release") == release else None
+
+
+def repairs_under_way(store: Store, app: str, challenger: Digest | None) -> bool:
+    """Whether the release on trial is a repair that was ordered here."""
+    ours = [order for order in orders(store.ledger, app) if order.what == "try" and order.by == BY]
+    return any(order.release == challenger for order in ours)
 
 
 def good_before(store: Store, bad: Digest) -> Digest:
@@ -48,6 +54,7 @@ def inquire(
     ctx: Context,
     champion: Digest,
     *,
+    alarm: Event,
     trainings: int,
     now: datetime,
     wall: datetime,
@@ -59,6 +66,7 @@ def inquire(
         None where nothing could be asked: too few rows, or nothing to compare with.
 
     Args:
+        alarm: what was said of the harm: a repair is ordered once for each alarm.
         now: by the clock of the ticks, for the log.    wall: by the wall's.
     """
     asked = Asked(
@@ -88,6 +96,6 @@ def inquire(
         kind="repaired",
         why=made.why,
         refs=made.refs,
-        key=f"repair:{champion}:{kept}",  # found again after a crash, it is ordered once
+        key=f"repair:{kept}:{alarm.seq}",  # found again after a crash, it is ordered once
     )
     return report
