@@ -6,12 +6,11 @@ import argparse
 from typing import Any
 
 from staytrue.cli.screen import Screen
-from staytrue.kernel.release import axes, describe_axes, retrains
-from staytrue.store import code, env, tables
-from staytrue.store.store import KeptRelease, Store, open_store
+from staytrue.loop.diff import compared
+from staytrue.store import code
+from staytrue.store.store import open_store
 
-__all__ = ["arguments", "compared", "run"]
-
+__all__ = ["arguments", "run"]
 
 _MOVED = 5
 _STILL = 0.02
@@ -57,38 +56,3 @@ def _show_table(screen: Screen, source: str, differs: dict[str, Any]) -> None:
     shown = [f"{name} {distance['moved']:.2f}" for name, distance in moved[:_MOVED] if distance["moved"] > _STILL]
     if shown:
         screen.say(f"    moved most (0 = not at all, 1 = all of it): {', '.join(shown)}")
-
-
-def compared(store: Store, a: KeptRelease, b: KeptRelease) -> dict[str, Any]:
-    """The comparison as a document, described in docs/documents.md."""
-    old, new = a.release, b.release
-    files = code.files_changed(store.objects, old.code, new.code)
-    environment = env.env_diff(store.objects.get_document(old.env), store.objects.get_document(new.env))
-    return {
-        "a": a.id,
-        "b": b.id,
-        "axes": list(axes(old, new)),
-        "retrains": retrains(old, new),
-        "sentences": [*describe_axes(old, new), *environment.sentences()],
-        "code": {
-            "a": old.code,
-            "b": new.code,
-            "files": {"added": list(files.added), "removed": list(files.removed), "changed": list(files.changed)},
-        },
-        "data": {
-            name: _table(store, old.tables[name], new.tables[name])
-            for name in old.tables
-            if name in new.tables and old.tables[name] != new.tables[name]
-        },
-        "env": list(environment.sentences()),
-        "params": {"a": dict(old.params), "b": dict(new.params)},
-        "seed": {"a": old.seed, "b": new.seed},
-        "model": {"a": old.model, "b": new.model, "same_recipe": old.recipe == new.recipe},
-        "scores": {"a": dict(old.scores), "b": dict(new.scores)},
-    }
-
-
-def _table(store: Store, a: str, b: str) -> dict[str, Any]:
-    old, new = store.table_by_id(a).table, store.table_by_id(b).table
-    # Time and key move with every new row: that says nothing.
-    return tables.diff(store.objects, old, new) | {"roles": [name for name in (new.time, new.key) if name]}

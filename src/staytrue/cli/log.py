@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from staytrue.cli.screen import Screen
 from staytrue.cli.times import moment
 from staytrue.errors import InvalidInput, NotFound, Unavailable
-from staytrue.store.ledger import LIVE, Event
+from staytrue.loop.log import TOLD, document
+from staytrue.store.ledger import Event
 from staytrue.store.ledger_file import LedgerFile
 from staytrue.store.store import Store, open_store
 
-__all__ = ["arguments", "document", "run"]
+__all__ = ["arguments", "run"]
 
-_TOLD = (LIVE, "data", "orders")
-"""The timelines that are shown when none is named."""
 _LOOK_S: Final = 0.1
 _TAIL: Final = 10
 
@@ -73,22 +72,6 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     return 0
 
 
-def document(event: Event) -> dict[str, Any]:
-    """An event as `--json` prints it."""
-    return {
-        "seq": event.seq,
-        "id": event.id,
-        "app": event.app,
-        "timeline": event.timeline,
-        "at": event.at.isoformat(),
-        "recorded_at": event.recorded_at.isoformat(),
-        "kind": event.kind,
-        "sentence": event.sentence,
-        "body": event.body,
-        "hash": event.hash,
-    }
-
-
 class _Wanted:
     """Whether an event passes the flags."""
 
@@ -98,7 +81,7 @@ class _Wanted:
 
     def __call__(self, event: Event) -> bool:
         return (
-            (event.timeline in _TOLD if self._timeline is None else self._timeline in ("all", event.timeline))
+            (event.timeline in TOLD if self._timeline is None else self._timeline in ("all", event.timeline))
             and (self._kinds is None or event.kind in self._kinds)
             and (self._since is None or event.at >= self._since)
             and (self._until is None or event.at < self._until)

@@ -6,16 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from staytrue.cli.log import document as event_document
 from staytrue.cli.screen import Screen
 from staytrue.engines.process import ProcessPool
-from staytrue.errors import NotFound
 from staytrue.kernel.release import Release
 from staytrue.loop.context import release_context
 from staytrue.loop.jobs import drive
 from staytrue.loop.past import Past
-from staytrue.loop.segments import release_report, training_report
-from staytrue.store.store import KeptRelease, Store, open_store
+from staytrue.loop.segments import release_report
+from staytrue.loop.show import shown
+from staytrue.store.store import Store, open_store
 
 __all__ = ["arguments", "run"]
 
@@ -33,11 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: Screen) -> int:
     """What it is made of, and what happened to it."""
     store = open_store(args.store, must_exist=True)
-    found = _release(store, args.id) or _event(store, args.id) or _table(store, args.id)
-    if found is None:
-        raise NotFound(
-            "ST137", f"No release, event or table has the id {args.id!r}. `staytrue log` lists them.", id=args.id
-        )
+    found = shown(store, args.id)
     if args.segments and found["kind"] == "release":
         found["segments"] = _segments(store, store.release(found["id"]).release, screen)
     screen.document(found)
@@ -51,48 +46,6 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         else:
             screen.say(f"{name:<14} {_short(value)}")
     return 0
-
-
-def _release(store: Store, id_: str) -> dict[str, Any] | None:
-    try:
-        kept = store.release(id_)
-    except NotFound:
-        return None
-    return release_document(store, kept)
-
-
-def release_document(store: Store, kept: KeptRelease) -> dict[str, Any]:
-    """A release as `--json` prints it."""
-    release = kept.release
-    tables = {}
-    for name, id_ in release.tables.items():
-        table = store.table_by_id(id_).table
-        tables[name] = {
-            "table": id_,
-            "rows": table.rows,
-            "since": table.since.isoformat() if table.since else None,
-            "until": table.until.isoformat() if table.until else None,
-        }
-    events = [e for e in store.ledger.events(release.app) if e.body.get("release") == kept.id]
-    return {
-        "kind": "release",
-        "id": kept.id,
-        "app": release.app,
-        "code": release.code,
-        "training_code": release.training_code,
-        "env": release.env,
-        "tables": tables,
-        "params": dict(release.params),
-        "seed": release.seed,
-        "model": release.model,
-        "recipe": release.recipe,
-        "as_trained": release.as_trained,
-        "golden": release.golden,
-        "scores": dict(release.scores),
-        "parents": list(release.parents),
-        "training_data": training_report(store, release),
-        "events": [event_document(e) for e in events],
-    }
 
 
 def _segments(store: Store, release: Release, screen: Screen) -> dict[str, Any] | None:
@@ -109,30 +62,6 @@ def _say(screen: Screen, name: str, value: dict[str, Any] | None) -> None:
     screen.say(f"{name.replace('_', ' '):<14} {sentences[0] if sentences else '-'}")
     for sentence in sentences[1:]:
         screen.say(f"{'':<14} {sentence}")
-
-
-def _event(store: Store, id_: str) -> dict[str, Any] | None:
-    try:
-        return event_document(store.ledger.event(id_))
-    except NotFound:
-        return None
-
-
-def _table(store: Store, id_: str) -> dict[str, Any] | None:
-    names = {r.name for r in store.ledger.refs(kind="table") if r.name.startswith(id_)} if id_ else set()
-    if len(names) != 1:
-        return None
-    table = store.table_by_id(names.pop()).table
-    return {
-        "kind": "table",
-        "id": table.id,
-        "source": table.source,
-        "rows": table.rows,
-        "parts": len(table.parts),
-        "since": table.since.isoformat() if table.since else None,
-        "until": table.until.isoformat() if table.until else None,
-        "columns": dict(table.schema),
-    }
 
 
 def _short(value: Any) -> str:

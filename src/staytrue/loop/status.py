@@ -1,0 +1,128 @@
+"""Status: the four answers about an app, as one document. `staytrue status` says it, the page shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from staytrue.errors import StaytrueError
+from staytrue.kernel.incidents import standing
+from staytrue.kernel.release import describe_axes
+from staytrue.loop.label import Standing, judge_of
+from staytrue.loop.label import standing as labels_standing
+from staytrue.loop.look import Look, last_look, system_alarms, verdict
+from staytrue.store.counts import answered_rows
+from staytrue.store.ledger import LIVE, Event
+from staytrue.store.store import KeptRelease, Store
+
+__all__ = ["status"]
+
+_FEW_SPAN = timedelta(days=28)
+_CHANGES = ("deployed", "promoted", "rolled_back", "reverted", "repaired", "undone", "trained")
+
+
+def status(store: Store, app: str, *, at: str | None, app_file: str | None = None) -> dict[str, Any]:
+    """The four answers as a document, described in docs/documents.md."""
+    wall = datetime.now(UTC)
+    look = last_look(store, app, wall)
+    now = look.judged_at(wall, at)
+    role = store.ledger.role(app, LIVE, "champion")
+    champion = role.release if role else None
+    seen = look.at_release(champion)
+    alarms = standing(store.ledger.events(app, LIVE, kinds=["alarm"]))
+    right = verdict(
+        look,
+        champion,
+        system=system_alarms(alarms),
+        now=now,
+        answered=lambda: _answered(store, app, now),
+        few=lambda: _few(store, app, app_file, now),
+    )
+    return {
+        "app": app,
+        "at": now.isoformat(),
+        "replayed": look.runs is None and look.as_of_then,
+        "runs": look.runs,
+        "champion": {"release": role.release, "epoch": role.epoch} if role and role.release else None,
+        "right": {"state": right.state, "sentence": right.sentence, "evidence": right.evidence},
+        "changed": _changed(store, app),
+        "blame": _blamed(store, app, role.release if role else None),
+        "next": _next(seen, store, app, look),
+    }
+
+
+def _few(store: Store, app: str, app_file: str | None, now: datetime) -> Standing | None:
+    """What the labels of the newest predictions say; None where nobody was answered, or the app is not at hand."""
+    try:
+        judge, _ = judge_of(store, app, app_file)
+    except StaytrueError:
+        return None
+    found = labels_standing(store, app, now=now, span=_FEW_SPAN, judge=judge) if judge.metric is not None else None
+    return found if found and found.rows else None
+
+
+def _answered(store: Store, app: str, now: datetime) -> int:
+    shown = answered_rows(store, app, now - timedelta(hours=1))
+    return sum(rows for (_, arm), rows in shown.items() if arm != "shadow")
+
+
+def _newest(store: Store, app: str, kinds: tuple[str, ...]) -> Event | None:
+    return next(iter(store.ledger.events(app, LIVE, kinds=kinds, newest_first=True, limit=1)), None)
+
+
+def _blamed(store: Store, app: str, champion: str | None) -> dict[str, Any]:
+    event = _newest(store, app, ("blamed",))
+    if event is None or event.body.get("bad") != champion:
+        sentence = "unknown: nothing was re-run to find out; `staytrue blame` does"
+        return {"state": "unknown", "sentence": sentence}
+    return {
+        "state": event.body["outcome"],
+        "at": event.at.isoformat(),
+        "event": event.id,
+        "good": event.body["good"],
+        "sentence": f"{event.at:%Y-%m-%d} {event.sentence.removeprefix('Blame: ')}",
+    }
+
+
+def _changed(store: Store, app: str) -> dict[str, Any]:
+    event = _newest(store, app, _CHANGES)
+    if event is None:
+        return {"at": None, "release": None, "sentence": "nothing: there is no release yet", "axes": []}
+    champion = store.champion(app)
+    before = _before(event, champion)
+    axes = list(describe_axes(store.release(before).release, champion.release)) if champion and before else []
+    return {
+        "at": event.at.isoformat(),
+        "release": event.body.get("release"),
+        "sentence": f"{event.at:%Y-%m-%d} {event.sentence}" + (f" ({'; '.join(axes)})" if axes else ""),
+        "axes": axes,
+    }
+
+
+def _before(event: Event, champion: KeptRelease | None) -> str | None:
+    """Who answered before the event; where it does not say, what the champion was made from."""
+    told = event.body.get("against") or event.body.get("from") or event.body.get("evidence", {}).get("from")
+    parents = champion.release.parents if champion else ()
+    return told or next(iter(parents), None)
+
+
+def _next(seen: Mapping[str, Any], store: Store, app: str, look: Look) -> dict[str, Any]:
+    trial = seen.get("trial")
+    if look.paused:
+        sentence = "nothing: a person paused the loop; `staytrue resume` lets it go on"
+    elif trial:
+        sentence = f"challenger {trial['release'][:8]} is in {trial['stage']}, {trial['rows']} live rows so far"
+    elif seen.get("service"):
+        sentence = str(seen["next"])
+    elif seen.get("next"):
+        sentence = f"{seen['next']}; {seen.get('rows_since', 0):,} labelled rows came since the champion's training"
+    elif look.runs:
+        sentence = "the loop runs, and waits for rows"
+    else:
+        champion = store.champion(app)
+        sentence = "`staytrue train` makes the first release"
+        if champion is not None:
+            idle = "`staytrue up` serves it; other code is what may change it"
+            sentence = idle if champion.release.is_service else "`staytrue replay` chooses a policy on your own past"
+    return {"trial": trial, "sentence": sentence}
