@@ -122,11 +122,13 @@ class BlameReport:
         # What moved everywhere explains nothing where something else was found.
         if self.together and (not self.repair.changes or any(one.axis == "data" for one in self.repair.changes)):
             said.append(
-                f"{', '.join(self.together)} moved in the new rows and in today's traffic alike: one event upstream, which "
-                "no revert undoes."
+                f"{', '.join(self.together)} moved in the new rows and in today's traffic alike: a season, or one event "
+                "upstream, which no revert undoes."
             )
         then, now = self.loss.good_then, self.loss.good
-        if then is not None and now is not None and abs(now - then) > self.repair.smallest:
+        # Where the data are to blame, their labels may be what is wrong, and "then" was measured on them.
+        data = any(change.axis == "data" for change in self.repair.changes)
+        if then is not None and now is not None and not data and abs(now - then) > self.repair.smallest:
             word = "harder" if now > then else "easier"
             said.append(
                 f"Today's rows are {word}: {self.good[:8]} lost {_short(then)} a row when it was new, and would lose "

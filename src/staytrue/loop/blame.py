@@ -23,6 +23,7 @@ from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.gain import Cell, Change, Lost, blocks_of
 from staytrue.kernel.incidents import ENDS
 from staytrue.kernel.release import Digest, Release, trained_by
+from staytrue.kernel.rise import rise
 from staytrue.loop.comparison import NEW_ROWS, trained_stop
 from staytrue.loop.context import Context
 from staytrue.loop.culprits import culprits_of
@@ -42,7 +43,7 @@ from staytrue.store.tables import Table
 
 __all__ = ["Asked", "Repaired", "blame", "known", "repaired", "rising_since", "set_guilty_parts_apart"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 """Of the method: another one asks anew."""
 _ROWS: Final = 2000
 """So many of the newest labelled rows are today."""
@@ -370,10 +371,8 @@ class _Search:
 
     def run(self) -> Steps[BlameReport]:
         mixtures, past = self.mixtures, self.mixtures.past
+        now = yield from self._now()
         blocks = blocks_of([past.rows(t, t + 1) for t in range(mixtures.start, mixtures.until)])
-        (now,) = yield from mixtures.outcomes([mixtures.mixed(frozenset())])
-        if not isinstance(now, np.ndarray):
-            raise Refused("ST811", f"Blaming: {self.asked.bad[:8]} itself does not run: {now}", bad=self.asked.bad)
         smallest = max(_SMALLEST * float(np.abs(now).mean()), 1e-12)
         groups = [_CODE] if set(self.changes) >= _CODE else []
         found = yield from self._found(blocks, smallest, groups)
@@ -409,6 +408,24 @@ class _Search:
             return found
         either = (*other.alternatives, _FRESH) if len(other.changes) == 1 else other.alternatives
         return replace(other, singles=found.singles, alternatives=either, lost={**found.lost, **other.lost})
+
+    def _now(self) -> Steps[np.ndarray]:
+        """What the bad release loses on today's rows: those since its loss rose, where nobody said since when but it shows."""
+        mixtures, past = self.mixtures, self.mixtures.past
+        plain = mixtures.mixed(frozenset())
+        (now,) = yield from mixtures.outcomes([plain])
+        if isinstance(now, np.ndarray) and self.asked.since is None:
+            ticks = range(mixtures.start, mixtures.until)
+            rows = [past.rows(t, t + 1) for t in ticks]
+            served = mixtures.server(plain)
+            means = [float(past.losses(served, t).mean()) if n else 0.0 for t, n in zip(ticks, rows, strict=True)]
+            rose = rise(means, rows, fewest_rows=NEW_ROWS)
+            if rose is not None:
+                mixtures.start += rose
+                (now,) = yield from mixtures.outcomes([plain])
+        if not isinstance(now, np.ndarray):
+            raise Refused("ST811", f"Blaming: {self.asked.bad[:8]} itself does not run: {now}", bad=self.asked.bad)
+        return now
 
     def _driven(self, search: Any) -> Steps[Repair]:
         """Have the search's mixtures run until it is done."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from staytrue.errors import Conflict, InvalidInput, NotFound, Refused, StaytrueError, Unavailable
 from staytrue.kernel.canonical_json import canonical_json
+from staytrue.kernel.incidents import ENDS
 from staytrue.kernel.policy import Decision
 from staytrue.kernel.policy import policy as named_policy
 from staytrue.kernel.release import Digest, Release
@@ -91,7 +92,7 @@ class Controller:
     failed: str | None = None
     """The table on which the first training failed: it is not tried again before there is another one."""
     inquired: int = 0
-    """Harm alarms up to this event were asked about."""
+    """What was said of harm up to this event was asked about."""
     told: int = 0
     """People were told of what happened up to this event."""
     mark: str | None = None
@@ -484,14 +485,15 @@ class Controller:
                 self._recall(remembered)
 
     def _inquire(self) -> None:
-        """When harm is done, and there is a budget for it: find out what is to blame, and order the repair."""
+        """When harm is done, or a retraining was of no use: find out what is to blame, within the budget, and order the repair."""
         life = self.life
         if not isinstance(life, Life) or not life.settings.blame:
             return
-        alarms = self.ctx.store.ledger.events(self.ctx.app.name, LIVE, kinds=["alarm"], after=self.inquired)
-        if not alarms:
+        store, kinds = self.ctx.store, ["alarm", "rejected", *ENDS]
+        told = store.ledger.events(self.ctx.app.name, LIVE, kinds=kinds, after=self.inquired)
+        if not told:
             return
-        alarm, store = harm_told(alarms, life.release), self.ctx.store
+        alarm = harm_told(told, life.release)
         challenger = life.trial.release if life.trial else None
         if alarm and not (challenger and repairs_under_way(store, self.ctx.app.name, challenger)):
             self.run(
@@ -505,7 +507,7 @@ class Controller:
                     say=self.say,
                 )
             )
-        self.inquired = alarms[-1].seq
+        self.inquired = told[-1].seq
         self.chronicle.write()
 
     # ------------------------------------------------------------ ticks

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from staytrue.errors import InvalidInput, NotFound, Refused
+from staytrue.kernel.incidents import ENDS
 from staytrue.kernel.release import Digest
 from staytrue.loop.blame import Asked, blame, repaired, rising_since, set_guilty_parts_apart
 from staytrue.loop.context import Context
@@ -21,9 +22,19 @@ BY = "the loop"
 
 
 def harm_told(events: list[Event], release: Digest) -> Event | None:
-    """The newest of these events if it says that harm is done by this release; else None."""
-    opened = [event for event in events if event.body.get("alarm") == "harm" and event.body.get("state") != "resolved"]
-    return opened[-1] if opened and opened[-1].body.get("release") == release else None
+    """The newest of these events that says that something is wrong with this release, if it is the newest word on it.
+
+    A harm alarm; or a retraining that was decided on for what the champion loses, and that would have gained nothing: what is
+    wrong is then something that a retraining does not mend.
+    """
+    for event in reversed(events):
+        if event.kind == "alarm" and event.body.get("alarm") == "harm":
+            return event if event.body.get("state") != "resolved" and event.body.get("release") == release else None
+        if event.kind == "rejected" and event.body.get("release") is None:
+            return event
+        if event.kind in ENDS:
+            return None
+    return None
 
 
 def repairs_under_way(store: Store, app: str, challenger: Digest | None) -> bool:
