@@ -76,6 +76,8 @@ class Killer:
                 below = psutil.Process(self.parent).children(recursive=True)
                 controllers = [p for p in below if "staytrue.loop.process" in " ".join(p.cmdline())]
                 jobs = [p for one in controllers for p in one.children(recursive=True)]
+                if not controllers:  # it was killed a moment ago
+                    continue
                 who = chance.choice([*controllers, *jobs[:3]])
                 self.kills.append("controller" if who in controllers else "job")
                 who.kill()

@@ -485,7 +485,7 @@ class Controller:
                 self._recall(remembered)
 
     def _inquire(self) -> None:
-        """When harm is done, or a retraining was of no use: find out what is to blame, within the budget, and order the repair."""
+        """When harm is done, or a retraining was of no use: ask what is to blame, within the budget, and order the repair."""
         life = self.life
         if not isinstance(life, Life) or not life.settings.blame:
             return
