@@ -16,7 +16,7 @@ from staytrue.kernel.contract import SourceSpec
 from staytrue.kernel.repair import Repair
 from staytrue.loop.context import Context, open_context
 from staytrue.loop.contracts import contract_of, edit_contract, effective, versions
-from staytrue.loop.data import Decided, drop, held_back, part_document, release, repair, source_document, trust
+from staytrue.loop.data import Decided, document, drop, held_back, part_document, release, repair, trust
 from staytrue.loop.fetch import newest
 
 __all__ = ["arguments", "run"]
@@ -75,9 +75,9 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 def _overview(ctx: Context, source: str | None, screen: Screen) -> int:
     now = datetime.now(UTC)
     specs = [_spec(ctx, source)] if source else [one.spec for one in ctx.app.sources.values()]
-    found = [source_document(ctx, spec, now=now) for spec in specs]
-    back = held_back(ctx)
-    screen.document({"app": ctx.app.name, "at": now.isoformat(), "sources": found, "held_back": back})
+    told = document(ctx.store, ctx.app.name, specs, now=now)
+    screen.document(told)
+    found, back = told["sources"], told["held_back"]
     if not found:
         screen.say(f"{ctx.app.name} has no source: there is no data.")
     for one in found:
@@ -108,13 +108,13 @@ def _quarantine(windows: list[dict[str, Any]], screen: Screen, *, everything: bo
 
 
 def _part(ctx: Context, spec: SourceSpec, which: str, screen: Screen) -> int:
-    document = part_document(ctx, spec, which)
-    screen.document({"app": ctx.app.name, **document})
-    held = document["held"]
+    told = part_document(ctx, spec, which)
+    screen.document({"app": ctx.app.name, **told})
+    held = told["held"]
     state = f"in quarantine ({held['state']})" if held else "in the table"
     screen.say(
-        f"{spec.name} {document['since'][:16]} .. {document['until'][:16]}: {document['rows']:,} rows, "
-        f"{document['unlabelled']:,} without a label, {state}."
+        f"{spec.name} {told['since'][:16]} .. {told['until'][:16]}: {told['rows']:,} rows, "
+        f"{told['unlabelled']:,} without a label, {state}."
     )
     for breach in held["breaches"] if held else ():
         likely = f" Likely: {breach['likely']}." if breach["likely"] else ""
@@ -124,7 +124,7 @@ def _part(ctx: Context, spec: SourceSpec, which: str, screen: Screen) -> int:
         )
     if held and held["decision"]:
         screen.say(f"  {held['decision']['sentence']}")
-    rows = [[name, told["kind"], told["nulls"], _shown(told)] for name, told in document["columns"].items()]
+    rows = [[name, column["kind"], column["nulls"], _shown(column)] for name, column in told["columns"].items()]
     screen.table(["column", "kind", "null", "holds"], rows, right=["null"])
     if held and held["state"] == "held":
         short = held["id"][:8]
@@ -182,9 +182,9 @@ def _decide(ctx: Context, spec: SourceSpec, args: argparse.Namespace, screen: Sc
 
 def _contract(ctx: Context, spec: SourceSpec, screen: Screen) -> int:
     table, _ = newest(ctx, spec)
-    document = effective(ctx, spec, table, contract_of(ctx, spec)).document()
-    screen.document({"app": ctx.app.name, "contract": document})
-    screen.say(json.dumps(document, indent=2, ensure_ascii=False))
+    told = effective(ctx, spec, table, contract_of(ctx, spec)).document()
+    screen.document({"app": ctx.app.name, "contract": told})
+    screen.say(json.dumps(told, indent=2, ensure_ascii=False))
     return 0
 
 
@@ -219,8 +219,8 @@ def _edit(ctx: Context, spec: SourceSpec, args: argparse.Namespace, screen: Scre
     )
     if not new:
         sentence = f"Nothing to change: version {after.version} of the contract of {spec.name} says so already."
-    document = effective(ctx, spec, table, after).document()
-    screen.document({"app": ctx.app.name, "new": new, "sentence": sentence, "contract": document})
+    told = effective(ctx, spec, table, after).document()
+    screen.document({"app": ctx.app.name, "new": new, "sentence": sentence, "contract": told})
     screen.say(sentence)
     return 0
 

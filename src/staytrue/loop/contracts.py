@@ -22,9 +22,10 @@ from staytrue.store import frames, tables
 from staytrue.store.frames import Rows
 from staytrue.store.ledger import Entry, Event, Ref
 from staytrue.store.objects import LocalObjects
+from staytrue.store.store import Store
 from staytrue.store.tables import Table
 
-__all__ = ["breaches", "contract_of", "edit_contract", "effective", "versions"]
+__all__ = ["breaches", "contract_of", "edit_contract", "effective", "effective_in", "kept_contract", "versions"]
 
 _RECENT: Final = 7
 _ENOUGH: Final = 5
@@ -35,16 +36,26 @@ _EDITED: Final = "contract_edited"
 
 def contract_of(ctx: Context, spec: SourceSpec) -> Contract:
     """The newest version: what people set. Version 0, which says nothing, before anybody did."""
-    ref = ctx.store.ledger.ref(_KIND, spec.name, app=ctx.app.name)
+    return kept_contract(ctx.store, ctx.app.name, spec.name)
+
+
+def kept_contract(store: Store, app: str, source: str) -> Contract:
+    """As `contract_of`."""
+    ref = store.ledger.ref(_KIND, source, app=app)
     if ref is None:
-        return Contract(source=spec.name)
+        return Contract(source=source)
     # As text: a category may look like a digest, which gc would take for a reference.
-    return Contract.from_document(json.loads(ctx.store.objects.get_document(ref.digest)["contract"]))
+    return Contract.from_document(json.loads(store.objects.get_document(ref.digest)["contract"]))
 
 
 def effective(ctx: Context, spec: SourceSpec, table: Table, contract: Contract) -> Contract:
     """The contract with all that nobody set as the newest windows of the table have it."""
-    return contract.moved_on(learned(spec, table.schema or None, tables.history(ctx.store.objects, table)))
+    return effective_in(ctx.store, spec, table, contract)
+
+
+def effective_in(store: Store, spec: SourceSpec, table: Table, contract: Contract) -> Contract:
+    """As `effective`."""
+    return contract.moved_on(learned(spec, table.schema or None, tables.history(store.objects, table)))
 
 
 def breaches(

@@ -6,7 +6,8 @@ a fetch came first; one that was made before changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -16,21 +17,25 @@ from staytrue.kernel.contract import Breach, Column, SourceSpec
 from staytrue.kernel.repair import Repair
 from staytrue.kernel.sketch import describe, kind_of, sketch
 from staytrue.loop.context import Context
-from staytrue.loop.contracts import breaches, contract_of
+from staytrue.loop.contracts import breaches, contract_of, kept_contract
 from staytrue.loop.fetch import newest
 from staytrue.loop.inspect import trusted
 from staytrue.loop.quarantine import DATA, HeldWindow, breach_document, hold, mended, quarantine, quarantined
 from staytrue.store import frames, tables
 from staytrue.store.frames import Rows
 from staytrue.store.ledger import LIVE, Entry, Event, Ref
+from staytrue.store.store import Store
 from staytrue.store.tables import Part, Table
 
 __all__ = [
     "Decided",
+    "document",
     "drop",
     "find",
     "held_back",
     "hold_again",
+    "kept_back",
+    "kept_sources",
     "part_document",
     "release",
     "repair",
@@ -304,10 +309,15 @@ def trust(ctx: Context, which: str, *, by: str, because: str | None) -> tuple[st
 
 
 def held_back(ctx: Context) -> list[dict[str, Any]]:
+    """As `kept_back`."""
+    return kept_back(ctx.store, ctx.app.name)
+
+
+def kept_back(store: Store, app: str) -> list[dict[str, Any]]:
     """What the live loop holds back from training since it looks mislabelled (`loop/inspect.py`), oldest first."""
-    people = trusted(ctx.store.ledger, ctx.app.name)
+    people = trusted(store.ledger, app)
     found: dict[str, dict[str, Any]] = {}
-    for event in ctx.store.ledger.events(ctx.app.name, LIVE, kinds=["alarm"]):
+    for event in store.ledger.events(app, LIVE, kinds=["alarm"]):
         seen, state = event.body.get("evidence", {}), event.body.get("state")
         id_ = seen.get("held")
         if id_ and state == "opened":
@@ -484,10 +494,39 @@ def _moment(text: str) -> datetime | None:
 # ---------------------------------------------------------------- what is there
 
 
-def source_document(ctx: Context, spec: SourceSpec, *, now: datetime) -> dict[str, Any]:
-    """A source as `staytrue data --json` prints it: its table, how fresh it is, its contract and its quarantine."""
-    table, _ = newest(ctx, spec)
-    known = quarantine(ctx.store.objects, ctx.store.ledger, ctx.app.name, spec.name, table)
+def document(store: Store, app: str, specs: Iterable[SourceSpec], *, now: datetime) -> dict[str, Any]:
+    """What `staytrue data --json` prints: each source, and what is held back from training."""
+    return {
+        "app": app,
+        "at": now.isoformat(),
+        "sources": [source_document(store, app, spec, now=now) for spec in specs],
+        "held_back": kept_back(store, app),
+    }
+
+
+def kept_sources(store: Store, app: str) -> list[SourceSpec]:
+    """The sources of which something was fetched, as their tables tell of them: so that no code of the app is run to know.
+
+    Limit: how long a window is, is read from the newest ones, and when labels are due is not known.
+    """
+    newest_of = {ref.name: ref.digest for ref in store.ledger.refs(app=app, kind="source")}
+    return [_kept(tables.load(store.objects, manifest)) for manifest in newest_of.values()]
+
+
+def _kept(table: Table) -> SourceSpec:
+    lengths = Counter(part.until - part.since for part in table.chunks[-1].parts) if table.chunks else Counter()
+    every = lengths.most_common(1)[0][0] if lengths else timedelta(days=1)
+    snapshot = table.time is None or every <= timedelta(microseconds=1)
+    return SourceSpec(
+        name=table.source, time=table.time, key=table.key, label=table.label, every=every, snapshot=snapshot
+    )
+
+
+def source_document(store: Store, app: str, spec: SourceSpec, *, now: datetime) -> dict[str, Any]:
+    """A source: its table, how fresh it is, its contract and its quarantine."""
+    ref = store.ledger.ref("source", spec.name, app=app)
+    table = tables.load(store.objects, ref.digest) if ref else tables.empty(spec)
+    known = quarantine(store.objects, store.ledger, app, spec.name, table)
     held = [one for one in known if one.state == "held"]
     behind = _behind(spec, table, now)
     return {
@@ -501,7 +540,7 @@ def source_document(ctx: Context, spec: SourceSpec, *, now: datetime) -> dict[st
         "every_s": spec.every.total_seconds(),
         "behind": behind,
         "gaps": _gaps(spec, table),
-        "contract": contract_of(ctx, spec).version,
+        "contract": kept_contract(store, app, spec.name).version,
         "held": len(held),
         "quarantine": [one.document() for one in known],
         "sentence": _freshness(spec, table, behind, len(held)),

@@ -7,6 +7,7 @@ from typing import Any
 from staytrue.errors import NotFound
 from staytrue.loop.log import document as event_document
 from staytrue.loop.segments import training_report
+from staytrue.store.browse import events_about
 from staytrue.store.store import KeptRelease, Store
 
 __all__ = ["release_document", "shown"]
@@ -36,7 +37,7 @@ def release_document(store: Store, kept: KeptRelease) -> dict[str, Any]:
             "since": table.since.isoformat() if table.since else None,
             "until": table.until.isoformat() if table.until else None,
         }
-    events = [e for e in store.ledger.events(release.app) if e.body.get("release") == kept.id]
+    events = events_about(store.ledger, release.app, kept.id)
     return {
         "kind": "release",
         "id": kept.id,

@@ -262,6 +262,10 @@ class Ledger:
         query = select(EVENT.c.timeline).where(EVENT.c.app == app).distinct()
         return sorted(row.timeline for row in self._all(query))
 
+    def select(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        """The rows of a query on the tables of `store/chain.py`; `store/browse.py` has those that page through many."""
+        return self._all(query)
+
     def verify(self) -> list[str]:
         """Walks the whole chain; one sentence for each thing that does not hold, none when all does.
 
