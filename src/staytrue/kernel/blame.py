@@ -16,18 +16,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
 from staytrue.errors import InvalidInput
-from staytrue.kernel.gain import ALPHA, Cell, Change, Gain, Lost, gain
+from staytrue.kernel.gain import ALPHA, Cell, Change, Gain, Lost, gain, runs
 
 __all__ = ["Interaction", "Repair", "repair", "shares"]
 
 _ALIKE: Final = 0.2
 """Two repairs are alike when one wins back at most this share less than the other."""
+_MOST_AXES: Final = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,9 @@ def repair(
     """Search for the smallest set of changes that wins back more than `smallest` a row.
 
     Asked for are: the bad release (no change), the good one (every change back), each change alone, then what is found with
-    each further change; where no change alone helps but all of them do, all but one. With k axes that need a training these
-    are at most k + (k - 1) + ... trainings, usually k + (k - 1).
+    each further change; where all of them win back surely more than that, all but one, and so on. With k axes that need a
+    training these are k trainings where nobody is to blame, k + (k - 1) where one is, k more at most where only several
+    together repair it.
 
     Args:
         changes: what may be done, in the order in which it is preferred where two do equally well.
@@ -102,7 +104,8 @@ def repair(
         mixtures not asked for before. It is to be sent their outcomes; None, or a mixture left out: the budget is spent.
 
     Raises:
-        InvalidInput: ST997, the bad release itself does not run; ST996, losses of other rows.
+        InvalidInput: ST997, the bad release itself does not run; ST996, losses of other rows, or of none; ST998, a change
+            twice, `smallest` not above 0, or `alpha` not between 0 and a half.
 
     Example:
         >>> from staytrue.kernel.gain import blocks_of
@@ -116,6 +119,12 @@ def repair(
         >>> [change.axis for change in found.changes], round(found.gain.mean, 2)
         (['data'], 0.2)
     """
+    if len(set(changes)) < len(changes) or not 0 < smallest < math.inf or not 0 < alpha < 0.5:
+        msg = (
+            f"Blaming: got {len(changes)} changes of which {len(set(changes))} differ, smallest {smallest} and alpha {alpha}; "
+            "expected each change once, a smallest gain above 0 and an alpha above 0 and below 0.5."
+        )
+        raise InvalidInput("ST998", msg, changes=[[m.axis, m.how] for m in changes], smallest=smallest, alpha=alpha)
     return (yield from _Search(tuple(changes), blocks, smallest, tuple(groups), alpha).run())
 
 
@@ -127,33 +136,36 @@ class _Search:
     def __init__(
         self, changes: tuple[Change, ...], blocks: np.ndarray, smallest: float, groups: tuple[Cell, ...], alpha: float
     ) -> None:
-        self.changes, self.blocks, self.smallest, self.groups = changes, blocks, smallest, groups
+        self.changes, self.blocks, self.smallest = changes, blocks, smallest
+        self.groups = tuple(dict.fromkeys(group for group in groups if len(group) > 1 and group <= set(changes)))
+        self.alpha = alpha
         self.lost: dict[Cell, Lost] = {}
-        # Every single, every pair with what was found, and all: the looks of a usual search.
-        self.alpha = alpha / max(1, 2 * len(changes))
+        self.gains: dict[tuple[Cell, Cell], Gain] = {}
+        self.looks: dict[Cell, int] = {}
+        self.found: Cell = frozenset()
         self.steps: list[Gain] = []
 
     def run(self) -> Generator[Sequence[Cell], Mapping[Cell, Lost] | None, Repair]:
         cut_short = False
-        found: Cell = frozenset()
         try:
             yield from self._know([frozenset(), self._all_back()])
-            if isinstance(self.lost[frozenset()], str):
-                msg = f"Blaming: the release that got worse does not run: {self.lost[frozenset()]}"
-                raise InvalidInput("ST997", msg, fails=self.lost[frozenset()])
             yield from self._know([frozenset({change}) for change in self.changes] + list(self.groups))
-            found = yield from self._greedy()
-            if not found:
-                found = yield from self._all_but_some()
+            yield from self._greedy()
+            yield from self._all_but_some()
         except _Spent:
             cut_short = True
-        return self._found(found, cut_short=cut_short)
+        return self._repair(cut_short=cut_short)
 
     def _know(self, cells: Sequence[Cell]) -> Generator[Sequence[Cell], Mapping[Cell, Lost] | None, None]:
         wanted = [cell for cell in dict.fromkeys(cells) if cell not in self.lost]
         if not wanted:
             return
-        self.lost |= (yield wanted) or {}
+        given = (yield wanted) or {}
+        self.lost |= {cell: runs(given[cell], self.blocks) for cell in wanted if cell in given}
+        bad = self.lost.get(frozenset())
+        if isinstance(bad, str):
+            msg = f"Blaming: the release that got worse does not run, so nothing can be compared with it: {bad}"
+            raise InvalidInput("ST997", msg, fails=bad)
         if any(cell not in self.lost for cell in wanted):
             raise _Spent
 
@@ -161,98 +173,134 @@ class _Search:
         return frozenset(change for change in self.changes if change.how == "back")
 
     def _gain(self, cell: Cell, over: Cell = frozenset()) -> Gain:
-        return gain(self.lost[over], self.lost[cell], self.blocks, tuple(cell - over), alpha=2 * self.alpha)
+        if (cell, over) not in self.gains:
+            level = 2 * self.alpha / self.looks.get(over, len(self.changes) + len(self.groups) + 1)
+            made = gain(self.lost[over], self.lost[cell], self.blocks, tuple(cell - over), alpha=level)
+            self.gains[cell, over] = made
+        return self.gains[cell, over]
 
-    def _greedy(self) -> Generator[Sequence[Cell], Mapping[Cell, Lost] | None, Cell]:
+    def _count(self, over: Cell, cells: Sequence[Cell]) -> None:
+        """How many looks share alpha when these are compared with `over`.
+
+        Each step has an alpha of its own: a search goes on only after something was surely won back, and what it looks at then
+        is new. A mixture that nowhere differs by more than `smallest` can't be blamed, so it is no look: most axes that changed
+        are of this kind, and counting them makes intervals a fifth wider (`make bench-blame`).
+        """
+        base = self.lost[over]
+        looks = {cell: self.lost.get(cell, "not known") for cell in {*cells, self._all_back()} if cell > over}
+        with np.errstate(over="ignore"):
+            idle = sum(
+                not isinstance(lost, str) and np.abs(lost - base).max() <= self.smallest for lost in looks.values()
+            )
+        self.looks[over] = max(1, len(looks) - idle)
+
+    def _greedy(self) -> Generator[Sequence[Cell], Mapping[Cell, Lost] | None, None]:
         """Take the best change as long as one is surely worth it."""
-        found: Cell = frozenset()
         while True:
-            free = [m for m in self.changes if m.axis not in {taken.axis for taken in found}]
-            more = [found | {m} for m in free] + [found | group for group in self.groups if not found & group]
+            taken = {change.axis for change in self.found}
+            more = [self.found | {change} for change in self.changes if change.axis not in taken]
+            more += [self.found | group for group in self.groups if not taken & {change.axis for change in group}]
             try:
                 yield from self._know(more)
-            finally:
-                best = self._best([cell for cell in more if cell in self.lost], found)
+            finally:  # of what the budget was enough for, too
+                self._count(self.found, more)
+                best = self._best([cell for cell in more if cell in self.lost])
                 if best is not None:
-                    self.steps.append(self._gain(best, found))
-                    found = best
+                    self.steps.append(self._gain(best, self.found))
+                    self.found = best
             if best is None:
-                return found
+                return
 
-    def _best(self, cells: Sequence[Cell], over: Cell) -> Cell | None:
+    def _best(self, cells: Sequence[Cell]) -> Cell | None:
         """The mixture that wins most, of those that surely win; of several that do equally well the one preferred."""
-        sure = [(self._gain(cell, over), cell) for cell in cells]
-        sure = [(won, cell) for won, cell in sure if won.fails is None and won.low > self.smallest]
+        sure = [(self._gain(cell, self.found), cell) for cell in cells]
+        sure = [(won, cell) for won, cell in sure if self._surely(won)]
         if not sure:
             return None
         most = max(won.mean for won, _ in sure)
         alike = [cell for won, cell in sure if won.mean >= (1 - _ALIKE) * most]
         return min(alike, key=self._rank)
 
+    def _surely(self, won: Gain) -> bool:
+        return won.fails is None and won.low > self.smallest
+
     def _rank(self, cell: Cell) -> tuple[int, list[int]]:
         return len(cell), sorted(self.changes.index(change) for change in cell)
 
-    def _all_but_some(self) -> Generator[Sequence[Cell], Mapping[Cell, Lost] | None, Cell]:
-        """No change alone helps: from everything taken back, put forward again whatever is not needed."""
+    def _all_but_some(self) -> Generator[Sequence[Cell], Mapping[Cell, Lost] | None, None]:
+        """Where everything taken back wins more than what was found: put forward again whatever is not needed for it."""
         whole = self._all_back()
-        most = self._gain(whole) if len(whole) > 1 else None
-        if most is None or most.fails is not None or not most.low > self.smallest:
-            return frozenset()
+        if not self.found < whole or len(whole - self.found) < 2 or not self._surely(self._gain(whole, self.found)):
+            return
         needed = whole
-        for change in sorted(whole, key=lambda m: self._single(m).mean if self._single(m).fails is None else -math.inf):
-            less = needed - {change}
-            if len(less) < 2:
-                break
+        for part in self._dispensable(whole - self.found):
+            less = needed - part
+            if not part <= needed or not less > self.found or len(less - self.found) < 2:
+                continue
             yield from self._know([less])
-            won = self._gain(less)
-            if won.fails is None and won.mean >= (1 - _ALIKE) * most.mean:
+            if not self._misses(less, needed, whole):
                 needed = less
-        self.steps = [self._gain(needed)]
-        return needed
+        self.steps.append(self._gain(needed, self.found))
+        self.found = needed
 
-    def _single(self, change: Change) -> Gain:
-        return self._gain(frozenset({change}))
+    def _dispensable(self, changes: Cell) -> list[Cell]:
+        """What to try to do without: first what wins least alone; what belongs together first as one."""
+        singles = sorted(changes, key=lambda one: (self._won_alone(one), -self.changes.index(one)))
+        groups = [group for group in self.groups if group <= changes]
+        return groups + [frozenset({change}) for change in singles]
 
-    def _found(self, found: Cell, *, cut_short: bool) -> Repair:
-        singles = tuple(self._single(change) for change in self.changes if frozenset({change}) in self.lost)
-        known = [one for one in singles if one.fails is None]
+    def _won_alone(self, change: Change) -> float:
+        won = self._gain(frozenset({change}))
+        return won.mean if won.fails is None else math.inf
+
+    def _misses(self, less: Cell, needed: Cell, whole: Cell) -> bool:
+        """Whether `less` no longer wins what `needed` does: clearly less, or surely less by something that matters."""
+        won, lost = self._gain(less, self.found), self._gain(needed, less)
+        if won.fails is not None:
+            return True
+        return won.mean < (1 - _ALIKE) * self._gain(whole, self.found).mean or self._surely(lost)
+
+    def _repair(self, *, cut_short: bool) -> Repair:
+        singles = tuple(self._gain(cell) for change in self.changes if (cell := frozenset({change})) in self.lost)
+        looked = [*singles, *(self._gain(group) for group in self.groups if group in self.lost)]
         whole = self._all_back()
-        in_order = [change for step in self.steps for change in step.changes]
         return Repair(
-            changes=tuple(in_order),
-            gain=self._gain(found) if found else None,
+            changes=tuple(change for step in self.steps for change in step.changes),
+            gain=self._gain(self.found) if self.found else None,
             steps=tuple(self.steps),
             singles=singles,
             all_back=self._gain(whole) if whole and whole in self.lost else None,
-            alternatives=self._alternatives(found, known),
+            alternatives=self._alternatives(singles),
             interactions=tuple(self._interactions()),
-            resolution=self.smallest + max((one.half for one in known), default=math.inf),
+            resolution=self.smallest + max((one.half for one in looked if one.fails is None), default=math.inf),
             smallest=self.smallest,
             lost=dict(self.lost),
             cut_short=cut_short,
         )
 
-    def _alternatives(self, found: Cell, singles: Sequence[Gain]) -> tuple[Change, ...]:
-        if len(found) != 1:
+    def _alternatives(self, singles: Sequence[Gain]) -> tuple[Change, ...]:
+        if len(self.found) != 1:
             return ()
-        won = self._gain(found).mean
+        enough = (1 - _ALIKE) * self._gain(self.found).mean
         return tuple(
             one.changes[0]
             for one in singles
-            if one.changes[0] not in found and one.low > self.smallest and one.mean >= (1 - _ALIKE) * won
+            if one.changes[0] not in self.found and self._surely(one) and one.mean >= enough
         )
 
     def _interactions(self) -> list[Interaction]:
         """Pairs of which all four corners are known and that do not add up, by more than noise and than `smallest`."""
         found = []
+        level = 2 * self.alpha / max(1, len(self.changes))
         for a, b in itertools.combinations(self.changes, 2):
             corners = [frozenset(), frozenset({a}), frozenset({b}), frozenset({a, b})]
             losses = [self.lost.get(corner, "unknown") for corner in corners]
             if a.axis == b.axis or any(isinstance(each, str) for each in losses):
                 continue
-            none, one, other, both = (np.asarray(each, dtype=np.float64) for each in losses)
-            # What both win beyond the sum of each: (none - both) - (none - one) - (none - other).
-            beyond = gain(one + other, none + both, self.blocks, alpha=2 * self.alpha)
+            # What both win beyond the sum of each: (none - both) - (none - one) - (none - other). Halved, or it may overflow.
+            none, one, other, both = (np.asarray(each, dtype=np.float64) / 2 for each in losses)
+            half = gain(one + other, none + both, self.blocks, alpha=level)
+            beyond = replace(half, mean=2 * half.mean, low=2 * half.low, high=2 * half.high)
             if beyond.low > self.smallest or beyond.high < -self.smallest:
                 kind = "each" if beyond.mean > 0 else "together"
                 found.append(Interaction(axes=(a.axis, b.axis), kind=kind, beyond=beyond.mean))
@@ -275,12 +323,22 @@ def shares(losses: Mapping[Cell, float], axes: Sequence[Change]) -> tuple[dict[s
     Returns:
         share by axis: above 0 made it worse; their sum is the loss of no change less that of every change.
 
+    Raises:
+        InvalidInput: ST999, the loss of no change or of every change is missing or no finite number, or too many axes.
+
     Example:
         >>> a, b = Change(axis="code"), Change(axis="data")
         >>> shares({frozenset(): 1.0, frozenset({a}): 0.9, frozenset({b}): 0.4, frozenset({a, b}): 0.2}, [a, b])
         ({'code': 0.15, 'data': 0.65}, True)
     """
-    known = {cell: losses[cell] for cell in map(frozenset, _subsets(axes)) if cell in losses}
+    ends = [losses.get(frozenset(), math.nan), losses.get(frozenset(axes), math.nan)]
+    if len(axes) > _MOST_AXES or not all(map(math.isfinite, ends)):
+        msg = (
+            f"Shares: got losses {ends[0]} with no change and {ends[1]} with every change of {len(axes)} axes; expected two "
+            f"finite numbers and at most {_MOST_AXES} axes. Run both releases on the same rows first."
+        )
+        raise InvalidInput("ST999", msg, axes=[axis.axis for axis in axes])
+    known = {cell: losses[cell] for cell in map(frozenset, _subsets(axes)) if math.isfinite(losses.get(cell, math.nan))}
     whole = len(known) == 2 ** len(axes)
     value = {cell: known.get(cell, math.nan) for cell in map(frozenset, _subsets(axes))}
     for size in range(1, len(axes) + 1):
