@@ -34,7 +34,7 @@ from report import Claim
 from stream import DAY, Stream, shop
 
 from staytrue.cli.screen import Screen
-from staytrue.store.ledger import Event
+from staytrue.store.ledger import LIVE, Event, Ledger
 
 COMMIT_ON, GROWS_ON, KILLED_FROM, DAYS = 4, 14, 22, 64
 LARGEST, LARGER = 5.0, 12.0
@@ -67,10 +67,9 @@ class Killer:
     def run(self, place: Place, until: threading.Event) -> None:
         """Until the event is set. Who is killed: the controller or what runs below it."""
         chance = random.Random(self.seed)
+        ledger = Ledger.open(place.folder / "store" / "ledger.db")
         while not until.wait(chance.uniform(*KILL_EVERY_S)):
-            champions = [
-                role for role in place.store.ledger.roles(place.stream.name, "live") if role.role == "champion"
-            ]
+            champions = [role for role in ledger.roles(place.stream.name, LIVE) if role.role == "champion"]
             self.champions.add(len([role for role in champions if role.release]))
             with contextlib.suppress(psutil.Error):
                 below = psutil.Process(self.parent).children(recursive=True)
@@ -127,7 +126,9 @@ class Harm:
 
     def _told(self, event: Event) -> None:
         self.screen.event(f"{event.at:%Y-%m-%d}", event.kind, event.sentence)
-        if event.kind == "alarm" and event.body.get("alarm") == "harm" and event.body.get("state") != "resolved":
+        alarm = event.kind == "alarm" and event.body.get("alarm") == "harm" and event.body.get("state") != "resolved"
+        grown = event.at >= self.place.stream.first + GROWS_ON * DAY
+        if alarm or (event.kind == "rejected" and grown):
             self.opened = self.opened or (time.monotonic(), event.at)
         if event.kind in {"promoted", "repaired"} and self.opened:
             champion = self.place.store.champion(self.place.stream.name)
@@ -173,6 +174,10 @@ class Harm:
             twice = [e.key for e in place.store.ledger.events(place.stream.name, "trainings")]
             claims.append(Claim("no recipe is trained twice", len(twice) == len(set(twice)), f"{len(twice)} trainings"))
         return claims
+
+    def _when(self) -> str:
+        grows = self.place.stream.first + GROWS_ON * DAY
+        return f"{(self.opened[1] - grows).days} days after the flats grew" if self.opened else "it does not"
 
     def _took(self) -> str:
         if self.opened is None or self.live is None:

@@ -29,7 +29,7 @@ from staytrue.loop.comparison import compared, trained_stop, unseen
 from staytrue.loop.context import Context
 from staytrue.loop.fetch import fetch, next_due
 from staytrue.loop.follow import Follower
-from staytrue.loop.inquiry import harm_told, inquire, repairs_under_way
+from staytrue.loop.inquiry import harm_told, inquire, repairs_under_way, rows_to_wait_for
 from staytrue.loop.jobs import Steps, tells_of_the_job
 from staytrue.loop.lease import Tenancy
 from staytrue.loop.life import Candidate, Life, short
@@ -93,6 +93,8 @@ class Controller:
     """The table on which the first training failed: it is not tried again before there is another one."""
     inquired: int = 0
     """What was said of harm up to this event was asked about."""
+    unsure: dict[str, Any] = field(default_factory=dict)
+    """What is to be asked about: the release, the event that said so, and from how many labelled rows on; empty: nothing."""
     told: int = 0
     """People were told of what happened up to this event."""
     mark: str | None = None
@@ -164,7 +166,7 @@ class Controller:
             lease = ledger.lease(app)
             state = lease.state if lease else {}
             self.orders, self.trips = int(state.get("orders", 0)), int(state.get("trips", 0))
-            self.inquired = int(state.get("inquired", 0))
+            self.inquired, self.unsure = int(state.get("inquired", 0)), dict(state.get("unsure", {}))
             self.told = max(self.told, int(state.get("told", 0)))
             self.paused, self.failed = bool(state.get("paused", False)), state.get("failed")
             self.mark, self.proposed = state.get("mark"), state.get("proposed")
@@ -262,6 +264,7 @@ class Controller:
             "trips": self.trips,
             "told": self.told,
             "inquired": self.inquired,
+            "unsure": self.unsure,
             "paused": self.paused,
             "failed": self.failed,
             "mark": self.mark,
@@ -489,26 +492,29 @@ class Controller:
         life = self.life
         if not isinstance(life, Life) or not life.settings.blame:
             return
-        store, kinds = self.ctx.store, ["alarm", "rejected", *ENDS]
-        told = store.ledger.events(self.ctx.app.name, LIVE, kinds=kinds, after=self.inquired)
-        if not told:
-            return
-        alarm = harm_told(told, life.release)
+        store, app, kinds = self.ctx.store, self.ctx.app.name, ["alarm", "rejected", *ENDS]
+        told = store.ledger.events(app, LIVE, kinds=kinds, after=self.inquired)
+        if told and (alarm := harm_told(told, life.release)):
+            self.unsure = {"release": life.release, "alarm": alarm.seq, "rows": 0}
+        due = self.unsure.get("release") == life.release and life.past.rows(0, life.known) >= self.unsure["rows"]
         challenger = life.trial.release if life.trial else None
-        if alarm and not (challenger and repairs_under_way(store, self.ctx.app.name, challenger)):
-            self.run(
+        if due and not (challenger and repairs_under_way(store, app, challenger)):
+            report = self.run(
                 inquire(
                     self.ctx,
                     life.release,
-                    alarm=alarm,
+                    alarm=self.unsure["alarm"],
                     trainings=life.settings.blame,
                     now=self.clock(),
                     wall=self.wall(),
                     say=self.say,
                 )
             )
-        self.inquired = told[-1].seq
-        self.chronicle.write()
+            wanted = rows_to_wait_for(report, life.past.rows(0, life.known))
+            self.unsure = {} if wanted is None else {**self.unsure, "rows": wanted}
+        if told or due:
+            self.inquired = told[-1].seq if told else self.inquired
+            self.chronicle.write()
 
     # ------------------------------------------------------------ ticks
 

@@ -10,13 +10,14 @@ from staytrue.errors import InvalidInput, NotFound, Refused
 from staytrue.kernel.incidents import ENDS
 from staytrue.kernel.release import Digest
 from staytrue.loop.blame import Asked, blame, repaired, rising_since, set_guilty_parts_apart
+from staytrue.loop.comparison import NEW_ROWS
 from staytrue.loop.context import Context
 from staytrue.loop.jobs import Steps
 from staytrue.loop.orders import ask, orders
 from staytrue.store.ledger import Event
 from staytrue.store.store import Store
 
-__all__ = ["good_before", "harm_told", "inquire", "repairs_under_way"]
+__all__ = ["good_before", "harm_told", "inquire", "repairs_under_way", "rows_to_wait_for"]
 
 BY = "the loop"
 
@@ -65,7 +66,7 @@ def inquire(
     ctx: Context,
     champion: Digest,
     *,
-    alarm: Event,
+    alarm: int,
     trainings: int,
     now: datetime,
     wall: datetime,
@@ -77,7 +78,7 @@ def inquire(
         None where nothing could be asked: too few rows, or nothing to compare with.
 
     Args:
-        alarm: what was said of the harm: a repair is ordered once for each alarm.
+        alarm: the event that said so: a repair is ordered once for each.
         now: by the clock of the ticks, for the log.    wall: by the wall's.
     """
     asked = Asked(
@@ -107,6 +108,23 @@ def inquire(
         kind="repaired",
         why=made.why,
         refs=made.refs,
-        key=f"repair:{kept}:{alarm.seq}",  # found again after a crash, it is ordered once
+        key=f"repair:{kept}:{alarm}",  # found again after a crash, it is ordered once
     )
     return report
+
+
+def rows_to_wait_for(report: Mapping[str, Any] | None, rows: int) -> int | None:
+    """How many labelled rows there should be before it is asked again; None: the answer stands.
+
+    Where the release before would lose clearly less in the mean, but not surely, a few days more may tell.
+
+    Args:
+        rows: that there are now.
+    """
+    if report is None:
+        return rows + NEW_ROWS
+    loss = report["loss"]
+    unsure = (
+        report["outcome"] == "nobody" and loss["good"] is not None and loss["bad"] - loss["good"] > report["smallest"]
+    )
+    return rows + max(NEW_ROWS, loss["rows"] // 2) if unsure else None
