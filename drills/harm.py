@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -36,7 +37,7 @@ from stream import DAY, Stream, shop
 from staytrue.cli.screen import Screen
 from staytrue.store.ledger import LIVE, Event, Ledger
 
-COMMIT_ON, GROWS_ON, KILLED_FROM, DAYS = 4, 14, 22, 64
+COMMIT_ON, GROWS_ON, KILLED_FROM, DAYS = 4, 14, 15, 64
 LARGEST, LARGER = 5.0, 12.0
 KILL_EVERY_S = (1.0, 4.0)
 
@@ -69,17 +70,17 @@ class Killer:
         chance = random.Random(self.seed)
         ledger = Ledger.open(place.folder / "store" / "ledger.db")
         while not until.wait(chance.uniform(*KILL_EVERY_S)):
-            champions = [role for role in ledger.roles(place.stream.name, LIVE) if role.role == "champion"]
-            self.champions.add(len([role for role in champions if role.release]))
+            roles = [role for role in ledger.roles(place.stream.name, LIVE) if role.role == "champion" and role.release]
+            self.champions.add(len(roles))
             with contextlib.suppress(psutil.Error):
                 below = psutil.Process(self.parent).children(recursive=True)
-                controllers = [p for p in below if "staytrue.loop.process" in " ".join(p.cmdline())]
-                jobs = [p for one in controllers for p in one.children(recursive=True)]
-                if not controllers:  # it was killed a moment ago
-                    continue
-                who = chance.choice([*controllers, *jobs[:3]])
-                self.kills.append("controller" if who in controllers else "job")
-                who.kill()
+                controllers = [one for one in below if "staytrue.loop.process" in " ".join(one.cmdline())]
+                jobs = [job for one in controllers for job in one.children(recursive=True)]
+                if controllers:  # else it was killed a moment ago
+                    who = chance.choice([*controllers, *jobs[:3]])
+                    self.kills.append("controller" if who in controllers else "job")
+                    who.kill()
+        ledger.close()
 
 
 @dataclass
@@ -126,9 +127,9 @@ class Harm:
 
     def _told(self, event: Event) -> None:
         self.screen.event(f"{event.at:%Y-%m-%d}", event.kind, event.sentence)
-        alarm = event.kind == "alarm" and event.body.get("alarm") == "harm" and event.body.get("state") != "resolved"
         grown = event.at >= self.place.stream.first + GROWS_ON * DAY
-        if alarm or (event.kind == "rejected" and grown):
+        alarm = event.kind == "alarm" and event.body.get("alarm") == "harm" and event.body.get("state") != "resolved"
+        if alarm or (grown and event.kind == "rejected"):
             self.opened = self.opened or (time.monotonic(), event.at)
         if event.kind in {"promoted", "repaired"} and self.opened:
             champion = self.place.store.champion(self.place.stream.name)
@@ -140,39 +141,34 @@ class Harm:
 
     def _claims(self, feeder: Feeder, asker: Asker, guilty: str, killer: Killer) -> list[Claim]:
         place = self.place
-        blamed = feeder.by_kind["blamed"]
-        report = (
-            place.store.objects.get_document(blamed[0].body["report"]) if blamed else {"culprits": [], "changes": []}
-        )
+        blamed = [event for event in feeder.by_kind["blamed"] if event.body["outcome"] == "changes"]
+        report = place.store.objects.get_document(blamed[0].body["report"]) if blamed else {"culprits": []}
         named = [culprit["name"] for culprit in report["culprits"] if culprit["kind"] == "commit"]
         after = [event for event in place.events() if self.live and event.at >= self.live[1]]
+        quiet = not any(event.body.get("alarm") == "harm" for event in after)
         claims = [
-            Claim(
-                "a harm alarm opens",
-                self.opened is not None,
-                f"{self.opened[1]:%Y-%m-%d}" if self.opened else "none did",
-            ),
-            Claim(
-                "it is found out what is to blame, once",
-                len(blamed) == 1,
-                blamed[0].sentence if blamed else "it was not",
-            ),
-            Claim(
-                "the guilty commit is named", named == [guilty] or _only_code(report), "; ".join(report.get("more", []))
-            ),
+            Claim("the loop sees that something is wrong", self.opened is not None, self._when()),
+            Claim("it finds out what is to blame", bool(blamed), blamed[0].sentence if blamed else "it did not"),
+            Claim("the guilty commit is named", named == [guilty], "; ".join(report.get("more", []))),
             Claim("the repair is live, and nobody touched anything", self.live is not None, self._took()),
             Claim("no request fails", not asker.failed, f"{len(asker.took_s):,} requests, {len(asker.failed)} failed"),
-            Claim(
-                "the alarm stays closed",
-                not any(e.body.get("alarm") == "harm" for e in after),
-                f"{len(after)} events later",
-            ),
+            Claim("no harm alarm opens after it", quiet, f"{len(after)} events later"),
         ]
         if self.kill:
-            told_ = f"{len(killer.kills)} kills of controller and jobs; champions at a time: {sorted(killer.champions)}"
-            claims.append(Claim("exactly one champion through it all", killer.champions <= {1}, told_))
-            twice = [e.key for e in place.store.ledger.events(place.stream.name, "trainings")]
-            claims.append(Claim("no recipe is trained twice", len(twice) == len(set(twice)), f"{len(twice)} trainings"))
+            who = Counter(killer.kills)
+            killed = f"{who['controller']} kills of the controller, {who['job']} of jobs"
+            told = f"{killed}; {sorted(killer.champions)} champions at a time"
+            claims.append(Claim("exactly one champion through it all", killer.champions == {1}, told))
+            keys = [event.key for event in place.store.ledger.events(place.stream.name, "trainings")]
+            claims.append(Claim("no recipe is trained twice", len(keys) == len(set(keys)), f"{len(keys)} trainings"))
+            orders = list(place.store.ledger.events(place.stream.name, "orders"))
+            claims.append(
+                Claim(
+                    "the repair is ordered once",
+                    len(orders) == len({e.body.get("release") for e in orders}),
+                    f"{len(orders)} orders",
+                )
+            )
         return claims
 
     def _when(self) -> str:
@@ -184,12 +180,6 @@ class Harm:
             return "it is not"
         days, rows = (self.live[1] - self.opened[1]).days, len(self.place.stream.day(self.opened[1]))
         return f"{days} days of {rows} rows after the alarm, {self.live[0] - self.opened[0]:.0f} s here"
-
-
-def _only_code(report: dict[str, object]) -> bool:
-    """Where one commit alone lies between the two it is named by naming the code."""
-    changes = report["changes"]
-    return bool(changes) and all(one["axis"].endswith("code") for one in changes)  # type: ignore[attr-defined]
 
 
 def main() -> int:
