@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from staytrue.kernel.release import axes, describe_axes, retrains
+from staytrue.kernel.release import Release, axes, describe_axes, retrains
 from staytrue.store import code, env, tables
 from staytrue.store.store import KeptRelease, Store
 
-__all__ = ["compared"]
+__all__ = ["code_changes", "compared"]
 
 
 def compared(store: Store, a: KeptRelease, b: KeptRelease) -> dict[str, Any]:
     """The comparison as a document, described in docs/documents.md."""
     old, new = a.release, b.release
-    files = code.files_changed(store.objects, old.code, new.code)
     environment = env.env_diff(store.objects.get_document(old.env), store.objects.get_document(new.env))
     return {
         "a": a.id,
@@ -25,7 +24,7 @@ def compared(store: Store, a: KeptRelease, b: KeptRelease) -> dict[str, Any]:
         "code": {
             "a": old.code,
             "b": new.code,
-            "files": {"added": list(files.added), "removed": list(files.removed), "changed": list(files.changed)},
+            "files": code_changes(store, old, new),
         },
         "data": {
             name: _table(store, old.tables[name], new.tables[name])
@@ -38,6 +37,12 @@ def compared(store: Store, a: KeptRelease, b: KeptRelease) -> dict[str, Any]:
         "model": {"a": old.model, "b": new.model, "same_recipe": old.recipe == new.recipe},
         "scores": {"a": dict(old.scores), "b": dict(new.scores)},
     }
+
+
+def code_changes(store: Store, a: Release, b: Release) -> dict[str, list[str]]:
+    """The paths of files that were added, removed and changed."""
+    files = code.files_changed(store.objects, a.code, b.code)
+    return {"added": list(files.added), "removed": list(files.removed), "changed": list(files.changed)}
 
 
 def _table(store: Store, a: str, b: str) -> dict[str, Any]:

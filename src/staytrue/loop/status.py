@@ -22,11 +22,19 @@ _FEW_SPAN = timedelta(days=28)
 _CHANGES = ("deployed", "promoted", "rolled_back", "reverted", "repaired", "undone", "trained")
 
 
-def status(store: Store, app: str, *, at: str | None, app_file: str | None = None) -> dict[str, Any]:
-    """The four answers as a document, described in docs/documents.md."""
-    wall = datetime.now(UTC)
+def status(
+    store: Store, app: str, *, at: str | None, app_file: str | None = None, now: datetime | None = None
+) -> dict[str, Any]:
+    """The four answers as a document, described in docs/documents.md.
+
+    Args:
+        at: as of `now`, of the last look (`end`), or (None) of the last look if it was a replay's.
+        app_file: where the app is, whose metric says what few labels mean; the app is loaded only when labels are few.
+        now: given by whoever must not run the app's code (a page): of few labels nothing is said then beyond the loop's look.
+    """
+    wall = now or datetime.now(UTC)
     look = last_look(store, app, wall)
-    now = look.judged_at(wall, at)
+    moment = look.judged_at(wall, at)
     role = store.ledger.role(app, LIVE, "champion")
     champion = role.release if role else None
     seen = look.at_release(champion)
@@ -35,13 +43,13 @@ def status(store: Store, app: str, *, at: str | None, app_file: str | None = Non
         look,
         champion,
         system=system_alarms(alarms),
-        now=now,
-        answered=lambda: _answered(store, app, now),
-        few=lambda: _few(store, app, app_file, now),
+        now=moment,
+        answered=lambda: _answered(store, app, moment),
+        few=lambda: None if now else _few(store, app, app_file, moment),
     )
     return {
         "app": app,
-        "at": now.isoformat(),
+        "at": moment.isoformat(),
         "replayed": look.runs is None and look.as_of_then,
         "runs": look.runs,
         "champion": {"release": role.release, "epoch": role.epoch} if role and role.release else None,

@@ -28,7 +28,7 @@ def made_releases(ledger: Ledger, app: str, *, begins: str = "", limit: int, off
     Args:
         begins: only those whose id begins so.
     """
-    first = func.min(REF.c.seq)
+    first = func.min(REF.c.seq).label("first")
     query = (
         select(REF.c.digest, first)
         .where(REF.c.app == app, REF.c.kind == "release", REF.c.timeline == LIVE)
@@ -39,7 +39,7 @@ def made_releases(ledger: Ledger, app: str, *, begins: str = "", limit: int, off
     )
     if begins:
         query = query.where(REF.c.digest.startswith(begins, autoescape=True))
-    return [Made(id=Digest(digest), seq=int(seq)) for digest, seq in ledger.select(query)]
+    return [Made(id=Digest(row.digest), seq=int(row.first)) for row in ledger.select(query)]
 
 
 def count_releases(ledger: Ledger, app: str, *, begins: str = "") -> int:
