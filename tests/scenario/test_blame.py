@@ -9,17 +9,20 @@ from living import APP, START, Live
 
 from staytrue.engines.process import ProcessPool
 from staytrue.errors import InvalidInput, Refused
-from staytrue.loop.blame import Asked, blame, known, repaired
+from staytrue.loop.blame import Asked, blame, known
 from staytrue.loop.context import open_context
 from staytrue.loop.deliver import train_by_hand
 from staytrue.loop.inquiry import good_before
 from staytrue.loop.past import Past
+from staytrue.loop.repairing import repaired
 
 # From day 24 on sizes go up to 12. Code that "knows" that they end at 5 is as good as any until then.
-WORLD = APP.replace("size = random.uniform(1, 5, 60)", "size = random.uniform(1, 5 if number < 24 else 12, 60)").replace(
-    "20 + 3 * size + 6 * (number >= 24)", "20 + 3 * size"
+WORLD = APP.replace(
+    "size = random.uniform(1, 5, 60)", "size = random.uniform(1, 5 if number < 24 else 12, 60)"
+).replace("20 + 3 * size + 6 * (number >= 24)", "20 + 3 * size")
+CLIPPED = WORLD.replace('rows["size"]', 'rows["size"].clip(upper=5)').replace(
+    'recent["size"]', 'recent["size"].clip(upper=5)'
 )
-CLIPPED = WORLD.replace('rows["size"]', 'rows["size"].clip(upper=5)').replace('recent["size"]', 'recent["size"].clip(upper=5)')
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from living import START
 from test_blame import WORLD, Blamed, lived_until, pool  # noqa: F401 - a fixture is found by its name
 
-from staytrue.loop.blame import repaired, set_guilty_parts_apart
 from staytrue.loop.data import release
 from staytrue.loop.fetch import fetch
+from staytrue.loop.repairing import repaired, set_guilty_parts_apart
 
 COMMITS, GUILTY = 16, 11
 

@@ -17,12 +17,13 @@ from wheels import Page, wheel
 
 from staytrue.engines.process import ProcessPool
 from staytrue.errors import Refused, Unavailable
-from staytrue.loop.blame import Asked, blame, repaired
+from staytrue.loop.blame import Asked, blame
 from staytrue.loop.deliver import champion_epoch, delivery
 from staytrue.loop.environments import in_environment, rebuilt
 from staytrue.loop.jobs import drive
 from staytrue.loop.past import Past
 from staytrue.loop.release import answered_release
+from staytrue.loop.repairing import repaired
 from staytrue.loop.train import train
 from staytrue.loop.trial import inputs
 from staytrue.store.env import environment

@@ -14,9 +14,10 @@ from staytrue.cli.times import moment
 from staytrue.engines.process import ProcessPool
 from staytrue.errors import Conflict, InvalidInput, NotFound, StaytrueError
 from staytrue.kernel.duration import duration
-from staytrue.loop.blame import Asked, blame, known, repaired, rising_since, set_guilty_parts_apart
+from staytrue.loop.blame import Asked, blame, known, rising_since
 from staytrue.loop.deliver import Delivered
 from staytrue.loop.jobs import Steps, drive
+from staytrue.loop.repairing import repaired, set_guilty_parts_apart
 from staytrue.loop.revert import hand_over
 from staytrue.settings import setting
 from staytrue.store.ledger import LIVE

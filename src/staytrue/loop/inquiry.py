@@ -9,11 +9,12 @@ from typing import Any
 from staytrue.errors import InvalidInput, NotFound, Refused
 from staytrue.kernel.incidents import ENDS
 from staytrue.kernel.release import Digest
-from staytrue.loop.blame import Asked, blame, repaired, rising_since, set_guilty_parts_apart
+from staytrue.loop.blame import Asked, blame, rising_since
 from staytrue.loop.comparison import NEW_ROWS
 from staytrue.loop.context import Context
 from staytrue.loop.jobs import Steps
 from staytrue.loop.orders import ask, orders
+from staytrue.loop.repairing import repaired, set_guilty_parts_apart
 from staytrue.store.ledger import Event
 from staytrue.store.store import Store
 
