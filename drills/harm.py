@@ -74,13 +74,20 @@ class Killer:
             self.champions.add(len(roles))
             with contextlib.suppress(psutil.Error):
                 below = psutil.Process(self.parent).children(recursive=True)
-                controllers = [one for one in below if "staytrue.loop.process" in " ".join(one.cmdline())]
+                controllers = [one for one in below if "staytrue.loop.process" in _command(one)]
                 jobs = [job for one in controllers for job in one.children(recursive=True)]
                 if controllers:  # else it was killed a moment ago
                     who = chance.choice([*controllers, *jobs[:3]])
                     self.kills.append("controller" if who in controllers else "job")
                     who.kill()
         ledger.close()
+
+
+def _command(process: psutil.Process) -> str:
+    """How it was started; nothing of one that has just ended."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 @dataclass
