@@ -17,7 +17,7 @@ __all__ = ["Scale", "TimeScale", "days", "link", "n", "picture", "round_numbers"
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _NO_XML: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-_STEPS: Final = (1, 2, 7, 14)
+_STEPS: Final = (1, 2, 3, 7, 14)
 
 
 def text(value: object) -> str:
@@ -40,9 +40,14 @@ def n(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def picture(body: Iterable[str], *, width: float, height: float, name: str, style: str = "") -> str:
-    """A whole picture; `name` says what it shows to who can't see it."""
-    head = f'<svg class="picture {style}" viewBox="0 0 {n(width)} {n(height)}" role="img" aria-label="{text(name)}">'
+def picture(
+    body: Iterable[str], *, width: float, height: float, name: str, style: str = "", fixed: bool = False
+) -> str:
+    """A whole picture; `name` says what it shows to who can't see it. `fixed`: it is never drawn larger."""
+    size = f' width="{n(width)}" height="{n(height)}"' if fixed else ""
+    head = (
+        f'<svg class="picture {style}"{size} viewBox="0 0 {n(width)} {n(height)}" role="img" aria-label="{text(name)}">'
+    )
     return "".join([head, *body, "</svg>"])
 
 
@@ -112,7 +117,7 @@ def round_numbers(values: Sequence[float], *, lines: int = 4) -> tuple[float, ..
 def days(since: datetime, until: datetime, *, most: int) -> list[tuple[datetime, str]]:
     """Moments with a name for a time axis: days, or first days of months, no more than `most`."""
     span = max((until - since) / timedelta(days=1), 0.01)
-    if span > 2 * most:
+    if span > 10 * most:
         return _months(since, until, most)
     midnight = since.replace(hour=0, minute=0, second=0, microsecond=0)
     step = next((k for k in _STEPS if span / k <= most), 14)

@@ -20,7 +20,7 @@ from staytrue.store.store import Store
 __all__ = ["apps_document", "health_document", "incident_line"]
 
 _WORST_FIRST: Final = {"harmed": 0, "unknown": 1, "right": 2}
-_MOST_EVENTS: Final = 400
+_MOST_EVENTS: Final = 240
 _LANES: Final[Mapping[str, str]] = {
     "promoted": "promoted",
     "deployed": "promoted",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from staytrue.kernel.incidents import KINDS, Incident, Open, fold
+from staytrue.store.browse import events_at
 from staytrue.store.ledger import LIVE, Ledger
 from staytrue.store.store import Store
 
@@ -63,8 +64,8 @@ class _Heard:
             self.seq, self.hash = events[-1].seq, events[-1].hash
 
     def _is_same(self, ledger: Ledger, app: str) -> bool:
-        known = ledger.events(app, LIVE, after=self.seq - 1, limit=1)
-        return bool(known) and (known[0].seq, known[0].hash) == (self.seq, self.hash)
+        known = events_at(ledger, [self.seq]).get(self.seq)
+        return known is not None and (known.app, known.hash) == (app, self.hash)
 
 
 _lock = threading.Lock()

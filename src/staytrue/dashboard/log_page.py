@@ -34,6 +34,7 @@ def log_document(
     store: Store, app: str, *, text: str = "", kind: str = "", timeline: str = "", before: int | None = None
 ) -> dict[str, Any]:
     """A page of the log, the newest event first; `older` is where the next page begins."""
+    known = store.ledger.timelines(app)
     timelines = None if timeline == "all" else [timeline] if timeline else list(TOLD)
     found = found_events(
         store.ledger,
@@ -50,8 +51,8 @@ def log_document(
         "older": found[PER_PAGE - 1].seq if len(found) > PER_PAGE else None,
         "newest": before is None,
         "asked": {"text": text, "kind": kind, "timeline": timeline},
-        "kinds": kinds_of(store.ledger, app, timelines or store.ledger.timelines(app)),
-        "timelines": store.ledger.timelines(app),
+        "kinds": kinds_of(store.ledger, app, timelines or known),
+        "timelines": known,
     }
 
 

@@ -66,13 +66,14 @@ def loss_picture(lost: Mapping[str, Any], events: Sequence[Mapping[str, Any]], *
 
 
 def _plot(lost: Mapping[str, Any], *, width: int, wide: bool) -> _Plot:
-    line = lost["line"]
-    values = [one["loss"] for one in line]
-    values += [one[side] for one in line for side in ("low", "high") if one[side] is not None]
-    values += [one["loss"] for one in lost["never"] or []] + ([lost["fresh"]] if lost["fresh"] is not None else [])
-    # The single points may stick out: they are cut, so that the line keeps its room.
-    top = max(values)
-    ticks = round_numbers([*values, min(max(p["loss"] for p in lost["points"]), 1.15 * top)])
+    values = [one["loss"] for one in lost["line"]] + [one["loss"] for one in lost["never"] or []]
+    values += [lost["fresh"]] if lost["fresh"] is not None else []
+    bounds = [one[side] for one in lost["line"] for side in ("low", "high") if one[side] is not None]
+    bounds += [point["loss"] for point in lost["points"]]
+    # Single points, and the band while few of them are known, may stick out: they are cut, so that the line keeps its room.
+    room = 0.6 * (max(values) - min(0.0, *values)) or 1.0
+    shown = [bound for bound in bounds if min(values) - room <= bound <= max(values) + room]
+    ticks = round_numbers([*values, *shown])
     left, right = (84 if wide else 66), width - (10 if wide else 4)
     bottom = _TOP + (210 if wide else 170)
     since = datetime.fromisoformat(lost["points"][0]["since"])

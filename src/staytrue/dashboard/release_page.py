@@ -16,7 +16,7 @@ from staytrue.loop.diff import code_changes
 from staytrue.loop.losses import losses
 from staytrue.loop.show import release_document
 from staytrue.store import code, frames
-from staytrue.store.browse import count_releases, events_at, found_events, made_releases
+from staytrue.store.browse import Made, events_at, found_events, made_releases
 from staytrue.store.env import env_diff
 from staytrue.store.ledger import LIVE, Event
 from staytrue.store.models import Golden
@@ -31,6 +31,7 @@ _DIFF_LINES: Final = 400
 _DIFF_FILES: Final = 12
 _GOLDEN: Final = 5
 _LOOKS: Final = 60
+_ENDS: Final = ("deployed", "promoted", "rejected", "withdrawn", "reverted", "repaired", "rolled_back", "undone")
 _TRIAL: Final = ("shadow", "canary", "promoted", "rejected", "withdrawn", "rolled_back", "waiting")
 
 
@@ -40,23 +41,38 @@ _TRIAL: Final = ("shadow", "canary", "promoted", "rejected", "withdrawn", "rolle
 def releases_document(store: Store, app: str, *, page: int = 1, begins: str = "") -> dict[str, Any]:
     """A page of the releases of the live timeline, the newest first."""
     begins = begins.strip().lower()
-    total = count_releases(store.ledger, app, begins=begins)
-    pages = max(1, -(-total // PER_PAGE))
-    page = min(max(page, 1), pages)
-    made = made_releases(store.ledger, app, begins=begins, limit=PER_PAGE, offset=(page - 1) * PER_PAGE)
-    events = events_at(store.ledger, [one.seq for one in made])
+    page = max(page, 1)
+    made, total = made_releases(store.ledger, app, begins=begins, limit=PER_PAGE, offset=(page - 1) * PER_PAGE)
+    if page > 1 and not made:
+        page = 1
+        made, total = made_releases(store.ledger, app, begins=begins, limit=PER_PAGE)
+    events, ends = events_at(store.ledger, [one.seq for one in made]), _ends(store, app, made)
     roles = _roles(store, app)
     return {
         "app": app,
         "total": total,
         "page": page,
-        "pages": pages,
+        "pages": max(1, -(-total // PER_PAGE)),
         "begins": begins,
-        "releases": [_row(store, one.id, events.get(one.seq), roles) for one in made],
+        "releases": [_row(store, one.id, events.get(one.seq), ends.get(one.id), roles) for one in made],
     }
 
 
-def _row(store: Store, id_: Digest, event: Event | None, roles: Mapping[str, str]) -> dict[str, Any]:
+def _ends(store: Store, app: str, made: Sequence[Made]) -> dict[str, Event]:
+    """What became of these releases first: the event that let each in, or threw it out."""
+    if not made:
+        return {}
+    since = min(one.seq for one in made)
+    found = found_events(
+        store.ledger, app, timelines=[LIVE], kinds=_ENDS, after=since - 1, limit=4 * PER_PAGE, oldest_first=True
+    )
+    first: dict[str, Event] = {}
+    for event in found:
+        first.setdefault(str(event.body.get("release")), event)
+    return first
+
+
+def _row(store: Store, id_: Digest, event: Event | None, end: Event | None, roles: Mapping[str, str]) -> dict[str, Any]:
     release = _release(store.objects, id_)
     parent = release.parents[0] if release.parents else None
     return {
@@ -64,7 +80,8 @@ def _row(store: Store, id_: Digest, event: Event | None, roles: Mapping[str, str
         "role": roles.get(id_),
         "at": event.at.isoformat() if event else None,
         "kind": event.kind if event else None,
-        "sentence": event.sentence if event else None,
+        "became": end.kind if end else "on trial" if roles.get(id_) == "challenger" else None,
+        "sentence": end.sentence if end else event.sentence if event else None,
         "parent": parent,
         "differs": list(_differs(store.objects, parent, id_)) if parent else [],
         "scores": dict(release.scores),

@@ -145,7 +145,12 @@ def lineage_picture(lineage: Mapping[str, Any], *, base: str) -> str:
     tall = y0 + max(len(inputs), 1) * (height + 10)
     names = ", then ".join(one["id"][:8] for one in chain)
     return picture(
-        body, width=max(across, x_here + width) + 2, height=tall, name=f"Comes from {names}.", style="lineage"
+        body,
+        width=max(across, x_here + width) + 2,
+        height=tall,
+        name=f"Comes from {names}.",
+        style="lineage",
+        fixed=True,
     )
 
 
@@ -192,7 +197,7 @@ def column_picture(column: Mapping[str, Any], name: str, *, width: int = 180, he
         middle = "L".join(f"{n(x(k))} {n(y(month['median']))}" for k, month in known)
         body = [f'<path class="band" d="M{upper}L{lower}z"/>', f'<path class="live" d="M{middle}"/>']
         said = f"{name}: median and quartiles by month, {_value(column, low)} to {_value(column, high)}"
-    return picture(body, width=width, height=height, name=said, style="spark")
+    return picture(body, width=width, height=height, name=said, style="spark", fixed=True)
 
 
 def _value(column: Mapping[str, Any], value: float) -> str:
@@ -221,7 +226,7 @@ def rows_picture(months: Sequence[Mapping[str, Any]], *, width: int = 640, heigh
             f'<rect class="bar" x="{n(2 + at * each)}" y="{n(height - tall)}" width="{n(max(each - 2, 1))}" height="{n(tall)}">'
             f"{tooltip(said)}</rect>"
         )
-    return picture(body, width=width, height=height, name=f"Rows by month, {most:,} at most", style="bars")
+    return picture(body, width=width, height=height, name=f"Rows by month, {most:,} at most", style="bars", fixed=True)
 
 
 def policies_picture(policies: Sequence[Mapping[str, Any]], *, width: int) -> str:

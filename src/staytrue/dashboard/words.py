@@ -107,6 +107,17 @@ def moment(text: Any, *, clock: bool = False) -> str:
     return f"{at:%Y-%m-%d %H:%M} UTC" if clock or at.hour or at.minute else f"{at:%Y-%m-%d}"
 
 
+def clock(text: Any) -> str:
+    """The time of the day, where it is not midnight.
+
+    Example:
+        >>> clock("2026-03-01T14:05:09+00:00"), clock("2026-03-01T00:00:00+00:00")
+        ('14:05', '')
+    """
+    at = _read(text)
+    return f"{at:%H:%M}" if at is not None and (at.hour or at.minute) else ""
+
+
 def ago(text: Any, now: datetime) -> str:
     """How long since.
 
@@ -189,6 +200,8 @@ FILTERS: Final[Mapping[str, Any]] = {
     "short": short,
     "cut": cut,
     "moment": moment,
+    "clock": clock,
+    "day": lambda text: moment(text)[:10],
     "span": span,
     "plain": plain_value,
     "part": url_part,

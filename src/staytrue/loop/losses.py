@@ -27,6 +27,7 @@ _FEWEST: Final = 3
 _T95: Final = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
 """The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom."""
 _WEEK: Final = timedelta(days=7)
+_NAMES: Final = {_WEEK: "week", timedelta(days=1): "day", timedelta(hours=1): "hour"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def losses(store: Store, app: str, *, fresh: float | None = None) -> dict[str, A
         fresh: what the champion lost when it was fresh.
     """
     live, never, why = _found(store, app)
-    every = "week" if live and live[0].until - live[0].since >= _WEEK else "tick"
+    every = _NAMES.get(live[0].until - live[0].since, "tick") if live else "tick"
     line, base = _line(live), _line(never)
     return {
         "every": every,
@@ -163,6 +164,8 @@ def _line(points: Sequence[_Point]) -> list[dict[str, Any]]:
     What varies is whole points: rows of one week are alike. With so few of them Student's t has its say.
     """
     made = []
+    # No mean of losses that are never below 0 is.
+    floor = 0.0 if all(p.loss >= 0 for p in points) else float("-inf")
     for at in range(len(points)):
         some = points[max(0, at - _SPAN + 1) : at + 1]
         rows = sum(p.rows for p in some)
@@ -171,7 +174,7 @@ def _line(points: Sequence[_Point]) -> list[dict[str, Any]]:
         if len(some) >= _FEWEST:
             spread = sum((p.rows * (p.loss - mean)) ** 2 for p in some) ** 0.5 / rows
             half = _T95[len(some) - 2] * spread * (len(some) / (len(some) - 1)) ** 0.5
-            low, high = round(mean - half, 6), round(mean + half, 6)
+            low, high = round(max(mean - half, floor), 6), round(mean + half, 6)
         made.append(
             {"at": points[at].until.isoformat(), "loss": round(mean, 6), "low": low, "high": high, "rows": rows}
         )

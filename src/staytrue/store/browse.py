@@ -11,7 +11,7 @@ from staytrue.kernel.release import Digest
 from staytrue.store.chain import EVENT, REF, as_event
 from staytrue.store.ledger import LIVE, Event, Ledger
 
-__all__ = ["Made", "count_releases", "events_about", "events_at", "found_events", "kinds_of", "made_releases"]
+__all__ = ["Made", "events_about", "events_at", "found_events", "kinds_of", "made_releases"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,15 @@ class Made:
     seq: int
 
 
-def made_releases(ledger: Ledger, app: str, *, begins: str = "", limit: int, offset: int = 0) -> list[Made]:
-    """Releases of an app, the newest first, without those before `offset`.
+def made_releases(ledger: Ledger, app: str, *, begins: str = "", limit: int, offset: int = 0) -> tuple[list[Made], int]:
+    """Releases of an app, the newest first, without those before `offset`; and how many there are (0 beyond the last one).
 
     Args:
         begins: only those whose id begins so.
     """
     first = func.min(REF.c.seq).label("first")
     query = (
-        select(REF.c.digest, first)
+        select(REF.c.digest, first, func.count().over().label("total"))
         .where(REF.c.app == app, REF.c.kind == "release", REF.c.timeline == LIVE)
         .group_by(REF.c.digest)
         .order_by(first.desc(), REF.c.digest)
@@ -39,17 +39,8 @@ def made_releases(ledger: Ledger, app: str, *, begins: str = "", limit: int, off
     )
     if begins:
         query = query.where(REF.c.digest.startswith(begins, autoescape=True))
-    return [Made(id=Digest(row.digest), seq=int(row.first)) for row in ledger.select(query)]
-
-
-def count_releases(ledger: Ledger, app: str, *, begins: str = "") -> int:
-    """How many there are."""
-    query = select(func.count(REF.c.digest.distinct())).where(
-        REF.c.app == app, REF.c.kind == "release", REF.c.timeline == LIVE
-    )
-    if begins:
-        query = query.where(REF.c.digest.startswith(begins, autoescape=True))
-    return int(ledger.select(query)[0][0])
+    rows = ledger.select(query)
+    return [Made(id=Digest(row.digest), seq=int(row.first)) for row in rows], int(rows[0].total) if rows else 0
 
 
 def events_at(ledger: Ledger, seqs: Collection[int]) -> dict[int, Event]:

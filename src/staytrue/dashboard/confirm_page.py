@@ -1,0 +1,141 @@
+"""What will happen, before anybody confirms it, by the functions of the verbs. Nothing is asked, run or written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from staytrue.errors import InvalidInput, StaytrueError
+from staytrue.kernel.release import AXES, Axis, describe_axes
+from staytrue.loop.lease import alive
+from staytrue.loop.orders import challenger, needless, will
+from staytrue.loop.outlook import on_trial
+from staytrue.loop.revert import planned
+from staytrue.loop.undo import meant
+from staytrue.store.ledger import LIVE
+from staytrue.store.store import Store
+
+__all__ = ["WHAT", "confirm_document"]
+
+WHAT: Final = ("revert", "promote", "reject", "approve", "pause", "resume", "refresh", "undo", "release", "drop")
+_ORDERS: Final = {"promote": "promote", "approve": "promote", "reject": "reject", "pause": "pause", "resume": "resume"}
+_TITLES: Final = {
+    "revert": "Take back",
+    "promote": "Promote",
+    "reject": "Reject",
+    "approve": "Approve",
+    "pause": "Pause the loop",
+    "resume": "Let the loop go on",
+    "refresh": "Train on the newest rows",
+    "undo": "Undo a decision",
+    "release": "Let a window in",
+    "drop": "Drop a window",
+}
+
+
+def confirm_document(store: Store, app: str, what: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """What the action would do, in sentences, and the form that asks for it.
+
+    Raises:
+        InvalidInput: ST1002, no such action. And whatever says that it can't be done.
+    """
+    if what not in WHAT:
+        raise InvalidInput(
+            "ST1002", f"There is no action {what[:40]!r}: expected {', '.join(WHAT)}.", expected=list(WHAT)
+        )
+    form: dict[str, str] = {"app": app}
+    sentences: list[str]
+    command = f"staytrue {what}"
+    if what == "revert":
+        sentences, more, command = _revert(store, app, query)
+        form |= more
+    elif what in _ORDERS:
+        sentences, more = _order(store, app, what, query)
+        form |= more
+        command = f"staytrue {_ORDERS[what]}" + (f" {more['release'][:8]}" if "release" in more else "")
+    elif what == "undo":
+        found = meant(store, app, query.get("event") or None)
+        sentences = [f"Taken back is what was decided on {found.event.at:%Y-%m-%d}: {found.event.sentence}"]
+        form |= {"event": found.event.id}
+    elif what == "refresh":
+        sentences = [
+            "The sources are asked for the newest rows, and the champion's code is trained on them.",
+            "What comes of it goes through the same trial as any other release; the champion answers meanwhile.",
+        ]
+    else:
+        sentences, more = _window(what, query)
+        form |= more
+        command = f"staytrue data {more.get('source', '')} --{what} {more['held'][:8]}"
+    if not alive(store.root, app) and what in _ORDERS:
+        sentences.append("No controller is alive: the order is kept, and acted on as soon as `staytrue up` runs.")
+    return {
+        "app": app,
+        "what": what,
+        "title": _TITLES[what],
+        "sentences": sentences,
+        "form": form,
+        "action": f"/actions/{what}",
+        "command": command,
+        "axes": [axis for axis in AXES if form.get(axis)],
+    }
+
+
+def _order(store: Store, app: str, what: str, query: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    order: Any = _ORDERS[what]
+    why_not = needless(store.ledger, app, order)
+    if why_not is not None:
+        return [why_not], {}
+    if order not in {"promote", "reject"}:
+        return [will(app, order, None)], {}
+    wanted = query.get("release")
+    found = challenger(store.ledger, app, store.release(wanted).id if wanted else None)
+    role = store.ledger.role(app, LIVE, "champion")
+    sentences = [will(app, order, found)]
+    if role and role.release:
+        try:
+            differs = describe_axes(store.release(role.release).release, store.release(found).release)
+            sentences.append(f"From the champion {role.release[:8]} it differs in {'; '.join(differs) or 'nothing'}.")
+        except StaytrueError:
+            pass
+    return sentences, {"release": found}
+
+
+def _revert(store: Store, app: str, query: Mapping[str, str]) -> tuple[list[str], dict[str, str], str]:
+    chosen: list[Axis] = [axis for axis in AXES if query.get(axis)] or list(AXES)
+    previous = store.ledger.role(app, LIVE, "previous")
+    to = store.release(query.get("to") or (previous.release if previous and previous.release else "champion"))
+    plan = planned(store, app, to, chosen)
+    lives, waiting = alive(store.root, app), on_trial(store, app)
+    differs = describe_axes(plan.champion.release, plan.release)
+    named = f"the champion {plan.champion.id[:8]} with {plan.words}"
+    sentences = [
+        f"Release {plan.known.id[:8]} would answer again: it is what {named} would be."
+        if plan.known
+        else f"A release would be made: {named}.",
+        f"From the champion it differs in {'; '.join(differs)}."
+        if differs
+        else "It differs from the champion in nothing.",
+        "Nothing is trained: " + ("there is no model." if plan.release.is_service else "its model is in the store."),
+        "The loop, which is alive, tries it on live traffic; it is champion when it has shown that it is no worse."
+        if lives
+        else "It is held against the champion on labelled rows that neither learned from, and kept out if these are too few.",
+    ]
+    if waiting and lives:
+        sentences.append(f"Challenger {waiting[:8]}, on trial now, makes room for it.")
+    sentences.append("Where nobody can tell its answers from the champion's, it is champion at once.")
+    flags = " ".join(f"--{axis}" for axis in plan.axes)
+    return sentences, {"to": to.id, **dict.fromkeys(plan.axes, "1")}, f"staytrue revert {flags} {to.id[:8]} --dry-run"
+
+
+def _window(what: str, query: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    held = query.get("held", "")
+    if not held:
+        raise InvalidInput("ST1002", f"Say which window to {what}: open it from the page Data.", expected="held")
+    form = {"held": held} | ({"source": query["source"]} if query.get("source") else {})
+    if what == "release":
+        return [
+            "Its rows come into the table as they are, and the next training learns from them. They are not refused again."
+        ], form
+    return [
+        "Its rows never come into the table, and the source is not asked for this window again. They are kept, apart."
+    ], form
