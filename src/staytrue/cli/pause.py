@@ -6,7 +6,7 @@ import argparse
 
 from staytrue.cli import order
 from staytrue.cli.screen import Screen
-from staytrue.loop.orders import paused
+from staytrue.loop.orders import needless, will
 from staytrue.store.store import open_store
 
 __all__ = ["arguments", "run"]
@@ -21,10 +21,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     """Pausing what is paused writes nothing."""
     store = open_store(args.store, must_exist=True)
     app = store.app(args.name)
-    if paused(store.ledger, app):
-        return order.tell(store, app, screen, f"The loop of {app} is paused already.", order=None)
-    will = (
-        f"The loop of {app} begins nothing new until `staytrue resume`. The champion goes on answering, and what makes "
-        "errors is still stopped."
-    )
-    return order.place(store, args, screen, "pause", will)
+    why_not = needless(store.ledger, app, "pause")
+    if why_not is not None:
+        return order.tell(store, app, screen, why_not, order=None)
+    return order.place(store, args, screen, "pause", will(app, "pause"))

@@ -6,7 +6,7 @@ import argparse
 
 from staytrue.cli import order
 from staytrue.cli.screen import Screen
-from staytrue.loop.orders import challenger
+from staytrue.loop.orders import challenger, will
 from staytrue.store.store import open_store
 
 __all__ = ["arguments", "run"]
@@ -24,6 +24,6 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     """Exit code 3 when nobody is on trial, 4 when another release is."""
     store = open_store(args.store, must_exist=True)
     wanted = store.release(args.release).id if args.release else None
-    found = challenger(store.ledger, store.app(args.name), wanted)
-    will = f"Challenger {found[:8]} is taken off trial, and the champion stays."
-    return order.place(store, args, screen, "reject", will, release=found)
+    app = store.app(args.name)
+    found = challenger(store.ledger, app, wanted)
+    return order.place(store, args, screen, "reject", will(app, "reject", found), release=found)

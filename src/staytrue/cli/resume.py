@@ -6,7 +6,7 @@ import argparse
 
 from staytrue.cli import order
 from staytrue.cli.screen import Screen
-from staytrue.loop.orders import paused
+from staytrue.loop.orders import needless, will
 from staytrue.store.store import open_store
 
 __all__ = ["arguments", "run"]
@@ -21,6 +21,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     """Resuming what goes on writes nothing."""
     store = open_store(args.store, must_exist=True)
     app = store.app(args.name)
-    if not paused(store.ledger, app):
-        return order.tell(store, app, screen, f"The loop of {app} is not paused.", order=None)
-    return order.place(store, args, screen, "resume", f"The loop of {app} goes on with what has come since.")
+    why_not = needless(store.ledger, app, "resume")
+    if why_not is not None:
+        return order.tell(store, app, screen, why_not, order=None)
+    return order.place(store, args, screen, "resume", will(app, "resume"))

@@ -11,7 +11,7 @@ from staytrue.loop.context import Context, open_context
 from staytrue.loop.jobs import drive
 from staytrue.loop.lease import alive
 from staytrue.loop.revert import context_of
-from staytrue.loop.undo import Decision, Undone, decided, foretold, last_decided, undo_data, undo_roles, undone_by
+from staytrue.loop.undo import Decision, Undone, foretold, meant, undo_data, undo_roles
 from staytrue.store.store import Store, open_store
 
 __all__ = ["arguments", "run"]
@@ -33,11 +33,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     """Exit code 3 when there is nothing to undo, 4 when something else has overtaken it, 1 when a window stays in quarantine."""
     store = open_store(args.store, must_exist=True)
     app = order.app_of(store, args)
-    found = decided(store, app, store.ledger.event(args.event)) if args.event else last_decided(store, app)
-    undoing = found if found.is_undoing and not args.event else None
-    if undoing is not None:
-        # Given twice, after a kill or by two people, the command does not turn into its opposite.
-        found = undone_by(store, app, undoing)
+    found = meant(store, app, args.event)
     if args.dry_run:
         sentences = (*foretold(store, app, found), *_before(found))
         screen.document({"app": app, "dry_run": True, "decision": found.document(), "sentences": sentences})

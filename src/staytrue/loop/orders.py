@@ -16,7 +16,7 @@ from staytrue.errors import Conflict, NotFound
 from staytrue.kernel.release import Digest
 from staytrue.store.ledger import LIVE, Entry, Event, Ledger, Ref
 
-__all__ = ["ORDERS", "Order", "What", "ask", "challenger", "is_paused", "orders", "paused"]
+__all__ = ["ORDERS", "Order", "What", "ask", "challenger", "is_paused", "needless", "orders", "paused", "will"]
 
 ORDERS = "orders"
 """The timeline of orders."""
@@ -92,6 +92,33 @@ def ask(
     )
     (event,) = ledger.append([entry], recorded_at=now)
     return _order(event)
+
+
+def will(app: str, what: What, release: Digest | None = None) -> str:
+    """What comes of an order, in a sentence, as far as it is known beforehand.
+
+    Example:
+        >>> will("rates", "resume")
+        'The loop of rates goes on with what has come since.'
+    """
+    who = f"Challenger {release[:8]}" if release else "The challenger"
+    said = {
+        "pause": f"The loop of {app} begins nothing new until `staytrue resume`. The champion goes on answering, and what makes "
+        "errors is still stopped.",
+        "resume": f"The loop of {app} goes on with what has come since.",
+        "promote": f"{who} becomes champion. The old one stays warm, and rollback stays armed.",
+        "reject": f"{who} is taken off trial, and the champion stays.",
+    }
+    return said.get(what, f"The loop of {app} was asked to {what}.")
+
+
+def needless(ledger: Ledger, app: str, what: What) -> str | None:
+    """Why pausing or resuming would change nothing; None where it would change something."""
+    if what == "pause" and paused(ledger, app):
+        return f"The loop of {app} is paused already."
+    if what == "resume" and not paused(ledger, app):
+        return f"The loop of {app} is not paused."
+    return None
 
 
 def orders(ledger: Ledger, app: str, *, after: int = 0) -> list[Order]:

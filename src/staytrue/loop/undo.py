@@ -29,6 +29,7 @@ __all__ = [
     "decided",
     "foretold",
     "last_decided",
+    "meant",
     "undo_data",
     "undo_roles",
     "undone_by",
@@ -158,6 +159,21 @@ def decided(store: Store, app: str, event: Event) -> Decision:
             event=event.id,
         )
     return found
+
+
+def meant(store: Store, app: str, which: str | None) -> Decision:
+    """The decision of the event `which` (its id, or the beginning of it); None: the last one.
+
+    Given twice, after a kill or by two people, the last one does not turn into its opposite: an undoing is not undone unless it
+    is named.
+
+    Raises:
+        NotFound: ST980.    InvalidInput: ST981.    Conflict: ST982. And as `Ledger.event`.
+    """
+    if which:
+        return decided(store, app, store.ledger.event(which))
+    found = last_decided(store, app)
+    return undone_by(store, app, found) if found.is_undoing else found
 
 
 def undone_by(store: Store, app: str, undoing: Decision) -> Decision:
