@@ -366,7 +366,8 @@ def _named(parent: psutil.Process, tree: list[psutil.Process]) -> dict[str, list
     for one, words, above in by_pid.values():
         mother = by_pid.get(above, (None, "", 0))[1]
         if above == parent.pid:
-            found["controller" if "staytrue.loop.process" in words else "front"].append(one)
+            kinds = {"staytrue.loop.process": "controller", "staytrue.dashboard.process": "page"}
+            found[next((kind for module, kind in kinds.items() if module in words), "front")].append(one)
         elif "staytrue.serve.worker" in words:
             found["lane" if "staytrue.serve.worker" in mother else "worker"].append(one)
         elif "staytrue.engines.launcher" in words:

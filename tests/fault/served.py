@@ -187,7 +187,8 @@ class Up:
         """The process that talks HTTP, a fork of the keeper."""
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.process.pid).children()
-            return next((one for one in children if _runs(one, "up") and not _runs(one, "staytrue.loop")), None)
+            others = ("staytrue.loop", "staytrue.dashboard")
+            return next((one for one in children if not any(_runs(one, other) for other in others)), None)
         return None
 
     def _front_pid(self) -> int:

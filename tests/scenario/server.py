@@ -27,6 +27,7 @@ import psutil
 
 T = TypeVar("T")
 CONTROLLER = "staytrue.loop.process"
+PAGE = "staytrue.dashboard.process"
 PATIENCE_S = 30.0
 """For what must happen at all; a busy machine is not a bug."""
 
@@ -240,12 +241,17 @@ class Server:
     def front(self) -> psutil.Process | None:
         """The process that talks HTTP, a fork of the one that keeps it alive."""
         children = psutil.Process(self.process.pid).children()
-        return next((one for one in children if not _runs(one, CONTROLLER)), None)
+        return next((one for one in children if not _runs(one, CONTROLLER) and not _runs(one, PAGE)), None)
 
     def controller(self) -> psutil.Process | None:
         """The process that lives the loop."""
         children = psutil.Process(self.process.pid).children()
         return next((one for one in children if _runs(one, CONTROLLER)), None)
+
+    def page(self) -> psutil.Process | None:
+        """The process that draws."""
+        children = psutil.Process(self.process.pid).children()
+        return next((one for one in children if _runs(one, PAGE)), None)
 
     def workers(self) -> list[psutil.Process]:
         """One for each release."""
@@ -313,13 +319,18 @@ def post(path: str, body: Any, **headers: str) -> bytes:
 
 
 @contextlib.contextmanager
-def serving(store_path: Path, *arguments: str, token: str = "", trust: Path | None = None) -> Iterator[Server]:
+def serving(
+    store_path: Path,
+    *arguments: str,
+    token: str = "",
+    trust: Path | None = None,
+    program: tuple[str, ...] = ("-m", "staytrue"),
+) -> Iterator[Server]:
     """`staytrue up` on a free port, once it answers; ended afterwards."""
     out_path, stderr_path = store_path.parent / "up.out", store_path.parent / "up.err"
     command = [
         sys.executable,
-        "-m",
-        "staytrue",
+        *program,
         "up",
         "--store",
         str(store_path),

@@ -330,7 +330,7 @@ def test_a_body_beyond_the_limit_is_413_and_the_server_goes_on(up, how):
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/predict/", "//predict", "/PREDICT", "/nothing", "/v2/models/other/infer/", "/%2e/predict"]
+    "path", ["/apps/", "/predict/", "//predict", "/PREDICT", "/nothing", "/v2/models/other/infer/", "/%2e/predict"]
 )
 def test_an_unknown_path_is_404(up, path):
     (got,) = up.talk(f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n".encode())

@@ -1,18 +1,23 @@
 """`staytrue up`: serve the champion over HTTP, fetch, retrain and deploy beside it, until Ctrl-C.
 
-This process only keeps two others alive, and the socket open (`engines/keeper.py`): the front, which serves
-(`serve/main.py`), and the controller, which lives the loop (`loop/process.py`). They talk through the store only.
+This process only keeps three others alive, and the sockets open (`engines/keeper.py`): the front, which serves
+(`serve/main.py`), the controller, which lives the loop (`loop/process.py`), and the page, which draws (`dashboard/process.py`)
+and is asked by the front only. Otherwise they talk through the store.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import socket
+import subprocess
 import sys
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +36,10 @@ __all__ = ["arguments", "run"]
 PORT = 8484
 _BACKLOG = 2048
 _CONTROLLER = "staytrue.loop.process"
+_PAGE = "staytrue.dashboard.process"
+_SITE = "staytrue.dashboard.site"
+_LONGEST_SOCKET = 100
+"""A Unix socket's path has room for 104 to 108 bytes."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +58,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for name, what in _LIMITS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help=what)
     parser.add_argument("--no-loop", action="store_true", help="serve only: nothing is fetched, retrained or deployed")
+    parser.add_argument("--no-page", action="store_true", help="answer programs only: no page to look at")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument("--branch", metavar="NAME", help="the branch to follow (default: the one checked out)")
     parser.add_argument("--watch", action="store_true", help="follow the files as they are saved, not commits")
     parser.add_argument("--no-follow", action="store_true", help="follow no code at all")
@@ -66,15 +77,29 @@ _LIMITS = {
 
 @dataclass(kw_only=True)
 class _Known:
-    """What this process knows of the front: whether it was announced that it answers, and whether it has nothing to serve."""
+    """What this process knows of the front: whether it was announced that it answers, and whether it has nothing to serve.
+
+    `page`: where the page is, to be said as soon as it can be looked at.
+    """
 
     announced: bool = False
     empty: bool = False
+    page: str = ""
+    opens: bool = False
+    _shown: bool = False
 
     def heard(self, said: dict[str, Any]) -> None:
         """What the front tells."""
         self.announced |= said.get("is") == "answers"
         self.empty = said.get("is") == "empty"
+        if self.page and not self._shown and (self.announced or self.empty):
+            self._shown = True
+            if self.empty:
+                sys.stderr.write(f"The page: {self.page}\n")
+            if self.opens:
+                # A browser in a terminal would wait for its user, and nobody here may wait.
+                argv = [sys.executable, "-m", "webbrowser", "-t", self.page]
+                subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)
 
 
 def run(args: argparse.Namespace, screen: Screen) -> int:
@@ -99,13 +124,18 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         lanes=args.lanes,
         threads=args.threads,
     )
-    known = _Known()
-    with _listening(args.host, args.port) as listening:
+    known = _Known(opens=args.open)
+    with _listening(args.host, args.port) as listening, _page_socket(root, wanted=not args.no_page) as page:
+        if page is not None:
+            known.page = f"{_address(listening, tls=certificate is not None)}/"
+            options = replace(options, page=page.getsockname())
         children = [_front(options, listening, known, screen)]
         if app_file is not None:
             children.append(_controller(args, root, f"{app_file}:{app_name}" if app_name else str(app_file), known))
         elif not args.no_loop:
             screen.note("There is no app.py here: it is served as it is, and nothing is fetched or retrained (--app).")
+        if page is not None:
+            children.append(_page(root, app_file.parent if app_file is not None else Path.cwd(), page))
         failure = Keeper(children, say=screen.note, told="front", ending=listening.close).run()
     return _gave_up(failure, screen) if failure else 0
 
@@ -134,7 +164,7 @@ def _front(options: Options, listening: socket.socket, known: _Known, screen: Sc
             if known.announced:
                 screen.note(f"{app} answers again.")
             else:
-                _told(app, url, champion, screen)
+                _told(app, url, champion, screen, page=known.page)
             line.tell({"is": "answers"})
 
         return run_front(options, listening, line, say=screen.note, ready=ready, again=known.announced)
@@ -179,6 +209,67 @@ def _controller(args: argparse.Namespace, root: Path, app: str, known: _Known) -
     )
 
 
+def _page(root: Path, home: Path, listening: socket.socket) -> Child:
+    argv = [sys.executable, "-P", "-m", _PAGE, "--store", str(root), "--home", str(home)]
+    argv += ["--socket", str(listening.fileno()), "--site", _SITE]
+
+    def run(line: Line) -> int:
+        from staytrue.engines.guard import limit_this_process, stand_back
+        from staytrue.engines.job import environment
+
+        stand_back()
+        limit_this_process(oom_score=800)
+        line.pass_on()
+        listening.set_inheritable(True)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)
+        os.execve(sys.executable, argv, environment(1))  # noqa: S606 - as the controller
+
+    # A page that can't be drawn harms nobody who asks for a prediction: no alarm of the app.
+    return Child(name="page", run=run, starts_s=60.0, silent_s=15.0, grace_s=3.0, matters=False)
+
+
+@contextlib.contextmanager
+def _page_socket(root: Path, *, wanted: bool) -> Iterator[socket.socket | None]:
+    """Where the front asks for pages: a socket that only this user may open. It stays when the page is started again."""
+    if not wanted or find_spec(_SITE) is None:
+        yield None
+        return
+    folder = root / "work" / "page"
+    with contextlib.ExitStack() as cleanup:
+        if len(os.fsencode(folder)) > _LONGEST_SOCKET - 20:
+            folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="staytrue-")))
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in folder.glob("*.sock"):
+            if not _is_alive(left.stem):
+                left.unlink(missing_ok=True)
+        path = folder / f"{os.getpid()}.sock"
+        cleanup.callback(path.unlink, missing_ok=True)
+        made = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        before = os.umask(0o177)
+        try:
+            path.unlink(missing_ok=True)
+            made.bind(str(path))
+        except OSError as exc:
+            raise Unavailable(
+                "ST774", f"Can't make the page's socket {path}: {exc}. Serve without it: --no-page."
+            ) from exc
+        finally:
+            os.umask(before)
+        made.listen(_BACKLOG)
+        yield made
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _gave_up(failure: Failure, screen: Screen) -> int:
     error = from_document(failure.error) if failure.error else None
     screen.error(
@@ -193,12 +284,14 @@ def _gave_up(failure: Failure, screen: Screen) -> int:
     return failure.exit_code or 1
 
 
-def _told(app: str, url: str, champion: Supervisor, screen: Screen) -> None:
+def _told(app: str, url: str, champion: Supervisor, screen: Screen, *, page: str) -> None:
     """Say where it is, and how it is asked."""
-    screen.document({"url": url, "app": app, "release": champion.release})
+    screen.document({"url": url, "app": app, "release": champion.release, "page": page or None})
     screen.say(f"{app}: release {champion.release[:8]} answers at {url}", style="bold green")
     body = json.dumps({"rows": [dict(champion.facts.example)]}, ensure_ascii=False).replace("'", "'\\''")
     screen.say(f"\nAsk it:\n\n  curl {url}/predict -d '{body}'\n")
+    if page:
+        screen.say(f"The page: {page}\n", style="bold")
     screen.note(f"What it wants: {url}/openapi.json   What it counts: {url}/metrics   End: Ctrl-C")
 
 
@@ -222,6 +315,11 @@ def _certificate(cert: str | None, key: str | None) -> tuple[str, str] | None:
     except OSError as exc:  # of ssl too
         raise InvalidInput("ST773", f"--tls-cert {cert} with --tls-key {key} can't be used: {exc}.") from exc
     return cert, key
+
+
+def _address(listening: socket.socket, *, tls: bool) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -45,6 +45,7 @@ __all__ = [
     "signal_group",
     "stand_back",
     "started_at",
+    "unlimit_memory",
 ]
 
 # How a process is started so that it leads its own group and a Ctrl-C in the terminal does not reach it.
@@ -324,6 +325,15 @@ def limited_memory(size_bytes: int | None) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def unlimit_memory() -> None:
+    """Of a process that was started within such a block: the limit was its parent's, not its own."""
+    if sys.platform != "win32":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 def fork_is_safe() -> bool:

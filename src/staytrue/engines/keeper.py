@@ -129,6 +129,7 @@ class Child:
         grace_s: how long it may take to end when it is asked to.
         needed: whether the end of it before its first sign of life is the end of everything.
         heard: called with what it tells.
+        matters: whether what happens to it is an incident, to be told; else it is only said.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Child:
     sign: Callable[[int], object] = lambda _pid: None
     needed: Callable[[], bool] = lambda: False
     heard: Callable[[dict[str, Any]], None] = lambda _document: None
+    matters: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +295,7 @@ class Keeper:
         if error:
             why = f"{why}: {error['code']} {error['message']}"
         self._say(f"The {child.name} {why}; it is started again{f' in {pause_s:g} s' if pause_s else ''}.")
-        if not one.incident:
+        if not one.incident and child.matters:
             self._incidents += 1
             one.incident = self._incidents
             self._notice(one, "opened", why)

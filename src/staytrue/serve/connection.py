@@ -6,6 +6,7 @@ it writes head and body apart, each a system call: together they cost a third of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -34,6 +35,8 @@ class Connection(HttpToolsProtocol):
         self.began_s: float | None = None
         """Since when bytes of a request have been awaited; None while none are."""
         self.in_head = True
+        self.ending: Callable[[], object] | None = None
+        """Of an answer that has no end of its own: called when the server ends."""
         self._head_bytes = 0
         self._unread_bytes = 0
         self._unread_since_s = 0.0
@@ -83,6 +86,12 @@ class Connection(HttpToolsProtocol):
         self.began_s = None
         self.in_head = True
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        super().shutdown()
+        if self.ending is not None:
+            self.ending()
 
     def reads(self, now_s: float, within_s: float) -> bool:
         """Whether the other end has taken all of its answers, or some of them lately. To be asked now and then."""

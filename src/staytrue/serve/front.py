@@ -1,6 +1,7 @@
 """Front: the process that talks HTTP. A thin ASGI application: gate, rows, router, answer; no framework on this path.
 
-`POST /predict` is here; every other route is in `serve/control.py`. Both go through one gate, before anything is parsed.
+`POST /predict` is here; the page's routes go to `serve/page.py`, every other one to `serve/control.py`. All go through one gate,
+before anything is parsed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from staytrue.serve.control import Control
 from staytrue.serve.gate import Gate
 from staytrue.serve.ids import new_id
 from staytrue.serve.metrics import Histogram, method_label
+from staytrue.serve.page import Call, Page
 from staytrue.serve.problem import UNEXPECTED, Problem
 from staytrue.serve.protocols import oip
 from staytrue.serve.response import JSON, HeaderList, Response
@@ -40,11 +42,13 @@ class Front:
     Args:
         service: what is served.
         gate: who may come in.
+        page: where the process listens that draws pages; None: there is none.
     """
 
-    def __init__(self, service: Service, gate: Gate) -> None:
+    def __init__(self, service: Service, gate: Gate, page: str | None = None) -> None:
         self._service, self._gate = service, gate
         self._control = Control(service)
+        self._page = Page(gate, page, service.vitals.shown)
         self._durations: dict[tuple[str, str, int], Histogram] = {}
 
     # ------------------------------------------------------------ every request
@@ -70,6 +74,10 @@ class Front:
             else:
                 found, parts = match(path)
                 route = found.path if found is not None else "(none)"
+                if found is not None and found.is_page:
+                    call = Call(scope=scope, route=found, receive=receive, send=send, exchange=exchange)
+                    status = await self._of_page(call, problem)
+                    return
                 answer = problem or await self._control.answer(scope, found, parts, receive)
                 if isinstance(answer, Problem) and path.startswith("/v2"):
                     answer = oip.error(answer)
@@ -80,7 +88,17 @@ class Front:
                 await self._send(send, UNEXPECTED, headers)
         finally:
             self._service.metrics.active_requests.inc(-1)
-            self._observe(method, route, status, time.perf_counter() - began_s)
+            # How long somebody stays to hear of changes is no duration of an answer.
+            if route != "/events":
+                self._observe(method, route, status, time.perf_counter() - began_s)
+
+    async def _of_page(self, call: Call, problem: Problem | None) -> int:
+        # It does not count as under way: a lone prediction beside an open page is still alone.
+        self._service.metrics.active_requests.inc(-1)
+        try:
+            return await self._page.answer(call, problem)
+        finally:
+            self._service.metrics.active_requests.inc()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

@@ -4,6 +4,9 @@ Three questions, in this order. Is it meant for this server (Host: against DNS r
 send it (Origin, Sec-Fetch-Site: against a page in the browser of a user who may reach this server)? May the caller do
 it (token and scope)? The last one is asked for every path but the health routes, for paths that do not exist too. A
 server that only its own machine reaches needs no token; any other refuses to start without one.
+
+A browser shows its token in a cookie, which counts on the page's routes only, and never goes along from a page of somebody
+else (SameSite=Strict). A link from elsewhere may lead to a page, as an address that is typed does; nothing else from there.
 """
 
 from __future__ import annotations
@@ -11,19 +14,22 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
 from staytrue.errors import InvalidInput, Refused
 from staytrue.serve.problem import Problem
 from staytrue.serve.routes import match
-from staytrue.store.tokens import Scope, Token, fingerprint
+from staytrue.store.tokens import SCOPES, Scope, Token, fingerprint
 
-__all__ = ["Gate"]
+__all__ = ["Caller", "Gate", "cookie_name"]
 
 _ASKED: Final = frozenset(
     {b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-forwarded-host", b"x-forwarded-proto"}
 )
+_BROWSER: Final = frozenset({b"cookie", b"sec-fetch-mode", b"sec-fetch-dest"})
+"""Asked for beside those where one of those has to be asked for."""
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _HOST: Final = re.compile(r"(?:\[(?P<six>[0-9a-f:.]{2,45})\]|(?P<name>[a-z0-9_.-]{1,253}))(?::(?P<port>[0-9]{1,5}))?")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -31,6 +37,28 @@ _REMEMBERED: Final = 1024
 
 _Address = tuple[str, int | None]
 """Host in lower case without brackets, and the port where one was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who asks, once the gate has let him in.
+
+    Attributes:
+        name: of the token; empty where none is needed.
+        scopes: what he may do.
+        cookie: the token that a cookie showed; empty where none did.
+        secure: whether he speaks TLS, to us or to the proxy before us.
+    """
+
+    name: str
+    scopes: frozenset[Scope]
+    cookie: str
+    secure: bool
+
+
+def cookie_name(*, secure: bool) -> bytes:
+    """The name of the cookie that shows a token; with the prefix a browser takes it from this very host by TLS only."""
+    return b"__Host-staytrue" if secure else b"staytrue"
 
 
 class Gate:
@@ -74,10 +102,10 @@ class Gate:
         self._any_port, self._one_port = _allowed(host, allowed_hosts)
         # Values of Host that were found right before. Nothing that tells who asked is remembered.
         self._known_hosts: set[bytes] = set()
-        self._scopes: list[tuple[str, frozenset[Scope]]] = []
+        self._tokens: list[tuple[str, str, frozenset[Scope]]] = []
         self._closed = not _is_loopback(host) or behind_proxy
         self.renew(tokens)
-        _may_start(host, has_token=bool(self._scopes), tls=tls, behind_proxy=behind_proxy)
+        _may_start(host, has_token=bool(self._tokens), tls=tls, behind_proxy=behind_proxy)
 
     @property
     def needs_token(self) -> bool:
@@ -86,8 +114,8 @@ class Gate:
 
     def renew(self, tokens: Iterable[Token]) -> None:
         """From now on these tokens are in use. A gate that once had a token never opens again, even if all are revoked."""
-        self._scopes = [(token.sha256, frozenset(token.scopes)) for token in tokens if token.revoked_at is None]
-        self._closed = self._closed or bool(self._scopes)
+        self._tokens = [(one.sha256, one.name, frozenset(one.scopes)) for one in tokens if one.revoked_at is None]
+        self._closed = self._closed or bool(self._tokens)
 
     def check(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], scheme: str) -> Problem | None:
         """None: it may come in. Otherwise what to answer; nothing else of the request may be looked at then.
@@ -109,13 +137,27 @@ class Gate:
                     simple = False
         if simple and host in self._known_hosts:
             return None
-        return self._decided(method, path, [pair for pair in headers if pair[0] in _ASKED], scheme)
+        sent = _sent(headers)
+        return (
+            self._for_us(sent)
+            or (None if _is_followed_link(method, path, sent) else self._same_origin(sent, scheme))
+            or self._permitted(method, path, sent, scheme)
+        )
 
-    def _decided(self, method: str, path: str, asked: list[tuple[bytes, bytes]], scheme: str) -> Problem | None:
-        sent: dict[bytes, list[bytes]] = {}
-        for name, value in asked:
-            sent.setdefault(name, []).append(value)
-        return self._for_us(sent) or self._same_origin(sent, scheme) or self._permitted(method, path, sent)
+    def caller(self, headers: Sequence[tuple[bytes, bytes]], scheme: str) -> Caller:
+        """Who asks for one of the page's routes; to be asked once `check` has let him in."""
+        sent = _sent(headers)
+        secure = self._is_secure(sent, scheme)
+        if not self._closed:
+            return Caller(name="", scopes=frozenset(SCOPES), cookie="", secure=secure)
+        cookie = "" if sent.get(b"authorization") else _cookie(sent, secure=secure)
+        shown = cookie.encode("latin-1") or sent.get(b"authorization", [b""])[0].partition(b" ")[2].strip()
+        name, scopes = self._known(shown) or ("", frozenset())
+        return Caller(name=name, scopes=scopes, cookie=cookie if scopes else "", secure=secure)
+
+    def knows(self, token: str) -> bool:
+        """Whether this token is in use. Equally fast for every token, right or wrong."""
+        return self._known(token.encode("utf-8", "replace")) is not None
 
     # -- is it meant for this server? ---------------------------------------------------------------------------------
 
@@ -162,7 +204,7 @@ class Gate:
         return Problem(status=403, code="ST723", detail=detail)
 
     def _is_own(self, origin: bytes, sent: dict[bytes, list[bytes]], scheme: str) -> bool:
-        secure = [*self._forwarded(sent, b"x-forwarded-proto"), scheme.encode()][0].lower()
+        secure = self._scheme(sent, scheme)
         host = [*self._forwarded(sent, b"x-forwarded-host"), *sent[b"host"]][0]
         of_page, separator, page_host = origin.lower().partition(b"://")
         page, here = _parsed(page_host), _parsed(host)
@@ -170,6 +212,12 @@ class Gate:
             return False
         default = _DEFAULT_PORTS.get(secure.decode("latin-1"))
         return (page[0], page[1] or default) == (here[0], here[1] or default)
+
+    def _scheme(self, sent: dict[bytes, list[bytes]], scheme: str) -> bytes:
+        return [*self._forwarded(sent, b"x-forwarded-proto"), scheme.encode()][0].lower()
+
+    def _is_secure(self, sent: dict[bytes, list[bytes]], scheme: str) -> bool:
+        return self._scheme(sent, scheme) == b"https"
 
     def _forwarded(self, sent: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:
         """What the proxy said under this name: the last value, since the ones before may be the caller's own."""
@@ -179,11 +227,15 @@ class Gate:
 
     # -- may the caller do it? ----------------------------------------------------------------------------------------
 
-    def _permitted(self, method: str, path: str, sent: dict[bytes, list[bytes]]) -> Problem | None:
+    def _permitted(self, method: str, path: str, sent: dict[bytes, list[bytes]], scheme: str) -> Problem | None:
         route, _ = match(path)
         if not self._closed or (route is not None and route.scope is None):
             return None
-        scopes = self._shown_scopes(sent.get(b"authorization", []))
+        shown = sent.get(b"authorization", [])
+        if not shown and route is not None and route.is_page:
+            cookie = _cookie(sent, secure=self._is_secure(sent, scheme))
+            shown = [b"Bearer " + cookie.encode("latin-1")] if cookie else []
+        scopes = self._shown_scopes(shown)
         if isinstance(scopes, Problem):
             return scopes
         # What is no route is told to everybody with a token, whatever it is good for.
@@ -201,20 +253,49 @@ class Gate:
         kind, _, token = authorization[0].partition(b" ")
         if len(authorization) > 1 or kind.lower() != b"bearer":
             return _unknown("Expected one header `Authorization: Bearer TOKEN`.", b', error="invalid_request"')
-        scopes = self._scopes_of(token.strip())
-        if scopes is None:
+        known = self._known(token.strip())
+        if known is None:
             detail = "This server has no such token, or no longer. `staytrue token list` names those in use."
             return _unknown(detail, b', error="invalid_token"')
-        return scopes
+        return known[1]
 
-    def _scopes_of(self, token: bytes) -> frozenset[Scope] | None:
-        """What this token may do; None for one that is not in use. Equally fast for every token, right or wrong."""
+    def _known(self, token: bytes) -> tuple[str, frozenset[Scope]] | None:
+        """Name and scopes of a token; None for one that is not in use. Equally fast for every token, right or wrong."""
         digest = fingerprint(token.decode("latin-1"))
         found = None
-        for sha256, scopes in self._scopes:
+        for sha256, name, scopes in self._tokens:
             if hmac.compare_digest(sha256, digest):
-                found = scopes
+                found = name, scopes
         return found
+
+
+def _sent(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+    sent: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name in _ASKED or name in _BROWSER:
+            sent.setdefault(name, []).append(value)
+    return sent
+
+
+def _is_followed_link(method: str, path: str, sent: dict[bytes, list[bytes]]) -> bool:
+    """Whether a browser shows a page because somebody followed a link to it.
+
+    It changes nothing, and the page that had the link does not see what comes.
+    """
+    if method not in {"GET", "HEAD"} or b"origin" in sent:
+        return False
+    if sent.get(b"sec-fetch-mode") != [b"navigate"] or sent.get(b"sec-fetch-dest") != [b"document"]:
+        return False
+    route, _ = match(path)
+    return route is not None and route.is_page
+
+
+def _cookie(sent: dict[bytes, list[bytes]], *, secure: bool) -> str:
+    """The token in the cookie; nothing where there is none, or several."""
+    name = cookie_name(secure=secure)
+    pairs = [pair.strip().partition(b"=") for value in sent.get(b"cookie", []) for pair in value.split(b";")]
+    found = [value for key, _, value in pairs if key == name]
+    return found[0].decode("latin-1") if len(found) == 1 else ""
 
 
 def _unknown(detail: str, why: bytes = b"") -> Problem:

@@ -47,6 +47,7 @@ class Options:
         certificate: files of certificate and key, to speak TLS.
         limits: those of `ServerLimits` that are not as usual.
         lanes, threads: of each release.
+        page: where the process listens that draws pages; None: there is none.
     """
 
     root: Path
@@ -59,6 +60,7 @@ class Options:
     limits: Mapping[str, float] = field(default_factory=dict)
     lanes: int = 1
     threads: int = 1
+    page: str | None = None
 
 
 def run_front(
@@ -145,6 +147,7 @@ def _serve(
         ready=lambda url, champion: ready(url, app, champion),
         beside=lambda: _beside(line, service, say, watches),
         patience_s=_PATIENCE_S if again and ahead is not None else 0.0,
+        page=options.page,
     )
     store.close()
 

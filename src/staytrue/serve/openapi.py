@@ -426,7 +426,7 @@ def _problem() -> _Document:
             "title": {"type": "string"},
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
             "detail": {"type": "string", "description": "What was wrong, and what to do."},
-            "code": {"type": "string", "pattern": "^ST[0-9]{3}$", "description": "Stable; listed in docs/errors.md."},
+            "code": {"type": "string", "pattern": "^ST[0-9]{3,4}$", "description": "Stable; listed in docs/errors.md."},
             "errors": {"type": "array", "items": _ref("Fault")},
         },
         "required": ["type", "title", "status", "detail", "code"],

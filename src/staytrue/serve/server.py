@@ -24,7 +24,7 @@ __all__ = ["serve"]
 _GRACE_S = 10
 _SWEEP_S = 0.5
 _BREATH_S = 0.005
-_OWN_DESCRIPTORS = 256
+_OWN_DESCRIPTORS = 512
 _COLLECT = (5_000, 20, 50)
 """Often and little: a pause for garbage is a pause for every request."""
 
@@ -37,6 +37,7 @@ def serve(
     ready: Callable[[str, Supervisor], None],
     beside: Callable[[], Coroutine[Any, Any, None]],
     patience_s: float = 0.0,
+    page: str | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, and until what is under way then is answered.
 
@@ -46,9 +47,10 @@ def serve(
         beside: gives what runs beside the server, as long as it does.
         patience_s: let nobody in until somebody can answer, but no longer than this: who comes meanwhile waits in the
             socket's queue, and would be told to come again otherwise.
+        page: where the process listens that draws pages.
     """
     Connection.most = max(16, min(service.limits.connections, most_descriptors() - _OWN_DESCRIPTORS))
-    config = _config(Front(service, service.gate), service.limits, certificate)
+    config = _config(Front(service, service.gate, page), service.limits, certificate)
     config.load()
     config.lifespan_class = partial(_Lifespan, service=service, patience_s=patience_s)
     server = _Server(config, service.limits)

@@ -259,6 +259,7 @@ class Vitals:
         self._opened_at: dict[What, datetime] = {}
         self._untold: deque[Entry] = deque(maxlen=100)
         self._adopted = False
+        self._found: Mapping[What, Reading] = {}
         metrics.up.follow(lambda: time.monotonic() - self._began_s)
         metrics.ready.follow(lambda: float(figures().there))
 
@@ -278,6 +279,18 @@ class Vitals:
         self._look(await asyncio.to_thread(self._sampled))
         if self._untold and self._adopted:
             await asyncio.to_thread(self._tell)
+
+    def shown(self) -> Mapping[str, Any]:
+        """What the last look found, for pages: of each thing whether it is bad, and the numbers; empty before the first look."""
+        return {
+            what: {
+                "is_bad": one.is_bad,
+                "sentence": one.bad if one.is_bad else None,
+                "since": at.isoformat() if (at := self._opened_at.get(what)) else None,
+                "evidence": one.evidence,
+            }
+            for what, one in self._found.items()
+        }
 
     # ------------------------------------------------------------ looking
 
@@ -307,6 +320,7 @@ class Vitals:
         usual_s = median(self._usual) if len(self._usual) >= 5 else None
         found = readings(now, self._window, usual_s)
         self._measure(now, found)
+        self._found = found
         for what, reading in found.items():
             open_after_s, close_after_s = _HOLD_S[what]
             self._alarms[what], turn = seen(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from staytrue.errors import InvalidInput, Refused
 from staytrue.serve.gate import Gate
-from staytrue.serve.routes import ROUTES, match
+from staytrue.serve.routes import PAGES, ROUTES, match
 from staytrue.store.tokens import SCOPES, Token, fingerprint
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -21,8 +21,10 @@ OPEN = {"/healthz", "/readyz"}
 TRICKS = [
     "//predict", "/predict/", "/predict//", "/PREDICT", "/Predict", "/./predict", "/x/../predict", "/%70redict",
     "/predict%00",
-    "/predict\0", "/predict;a=b", "/predict?x", "/predict#", "http://127.0.0.1:8484/predict", "predict", "", "/",
-    "*", " /predict",
+    "/predict\0", "/predict;a=b", "/predict?x", "/predict#", "http://127.0.0.1:8484/predict", "predict", "",
+    "*", "/apps", "/apps/", "/apps//x", "/apps/../predict", "/static/../ledger.db", "/static/a/./b", "/static/..\\ledger.db",
+    "/api/",
+    "/static/\0", "/static/a\nb", "/actions/", "/events/", "/sign-in/", "/static/" + "a" * 2_000, " /predict",
     "/healthz/", "//healthz", "/healthz/../predict", "/HEALTHZ", "/healthz;/predict", "/readyz\\..\\predict", "/v2/",
     "/v2//health/live",
     "/v2/models//infer", "/v2/models/a/b/infer", "/v2/models/a/infer/", "/v2/models/a/../a/infer",
@@ -337,3 +339,66 @@ def test_whatever_is_sent_is_answered_and_nobody_gets_in_without_a_token(method,
 
     assert path in OPEN or problem is not None
     assert problem is None or problem.body()
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+PAGE_PATHS = [(route, route.path.replace("{path}", "rates/x")) for route in PAGES]
+NAVIGATED = [(b"sec-fetch-site", b"cross-site"), (b"sec-fetch-mode", b"navigate"), (b"sec-fetch-dest", b"document")]
+
+
+def cookie(name: str, *, key: bytes = b"staytrue") -> tuple[bytes, bytes]:
+    return (b"cookie", b"theme=dark; %s=st_%s" % (key, name.encode()))
+
+
+@pytest.mark.parametrize(("route", "path"), PAGE_PATHS, ids=lambda one: getattr(one, "path", one))
+def test_a_route_of_the_page_needs_its_scope_by_header_or_by_cookie(closed_gate, route, path):
+    for scope in SCOPES:
+        expected = 200 if route.scope in {None, scope} else 403
+        assert status(closed_gate, HERE, bearer(scope), path=path) == expected
+        assert status(closed_gate, HERE, cookie(scope), path=path) == expected
+    assert status(closed_gate, HERE, path=path) == (200 if route.scope is None else 401)
+    assert status(closed_gate, HERE, cookie("guess"), path=path) == (200 if route.scope is None else 401)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
+def test_a_cookie_opens_no_route_for_programs(closed_gate, route):
+    for scope in SCOPES:
+        assert status(closed_gate, HERE, cookie(scope), path=filled(route.path)) == (200 if route.path in OPEN else 401)
+
+
+def test_a_header_that_is_wrong_is_not_made_good_by_a_cookie(closed_gate):
+    assert status(closed_gate, HERE, bearer("guess"), cookie("read"), path="/") == 401
+
+
+def test_two_cookies_of_the_name_are_none(closed_gate):
+    assert status(closed_gate, HERE, cookie("read"), cookie("read"), path="/") == 401
+
+
+def test_over_tls_only_the_cookie_counts_that_never_went_without(closed_gate):
+    secure = cookie("read", key=b"__Host-staytrue")
+
+    assert status(closed_gate, HERE, secure, path="/", scheme="https") == 200
+    assert status(closed_gate, HERE, cookie("read"), path="/", scheme="https") == 401
+    assert status(closed_gate, HERE, secure, path="/") == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/apps/rates", "/api/rates"])
+def test_a_link_from_elsewhere_leads_to_a_page_and_to_nothing_that_acts(open_gate, path):
+    assert status(open_gate, HERE, *NAVIGATED, path=path) == 200
+    assert status(open_gate, HERE, *NAVIGATED[:2], path=path) == 403
+    assert status(open_gate, HERE, *NAVIGATED, (b"origin", b"null"), path=path) == 403
+    assert status(open_gate, HERE, *NAVIGATED, path="/predict") == 403
+    assert status(open_gate, HERE, *NAVIGATED, path="/actions/pause", method="POST") == 403
+
+
+def test_who_asks_is_known_by_the_name_of_the_token(closed_gate, open_gate):
+    by_header = closed_gate.caller([HERE, bearer("read")], "http")
+    by_cookie = closed_gate.caller([HERE, cookie("operate")], "http")
+    nobody = closed_gate.caller([HERE], "http")
+    local = open_gate.caller([HERE], "http")
+
+    assert (by_header.name, set(by_header.scopes), by_header.cookie) == ("read", {"read"}, "")
+    assert (by_cookie.name, set(by_cookie.scopes), by_cookie.cookie) == ("operate", {"operate"}, "st_operate")
+    assert (nobody.name, nobody.scopes, nobody.cookie) == ("", frozenset(), "")
+    assert (local.name, set(local.scopes)) == ("", set(SCOPES))
