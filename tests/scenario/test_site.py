@@ -183,7 +183,9 @@ def test_the_first_page_is_small(lived):
     assert all(answer.status == 200 for answer in loaded.values())
     scripts = sum(len(answer.body) for address, answer in loaded.items() if address.endswith(".js"))
     assert scripts <= 60_000
-    assert len(body.encode()) + sum(len(answer.body) for answer in loaded.values()) < 115_000
+    assert len(body.encode()) + sum(len(answer.body) for answer in loaded.values()) < 100_000
+    replays = _Seen(page(lived, "/apps/shop/replays", live={"may": []})).loaded
+    assert sum(len(respond(lived, one, {}, now=NOW).body) for one in replays if one.endswith(".js")) <= 60_000
 
 
 def test_the_loss_stands_beside_that_of_never_retraining(lived):

@@ -124,7 +124,9 @@ def _revert(store: Store, app: str, query: Mapping[str, str]) -> tuple[list[str]
         sentences.append(f"Challenger {waiting[:8]}, on trial now, makes room for it.")
     sentences.append("Where nobody can tell its answers from the champion's, it is champion at once.")
     flags = " ".join(f"--{axis}" for axis in plan.axes)
-    return sentences, {"to": to.id, **dict.fromkeys(plan.axes, "1")}, f"staytrue revert {flags} {to.id[:8]} --dry-run"
+    command = f"staytrue revert {flags} {to.id[:8]} --dry-run"
+    sentences.append(f"`{command}` asks both releases first, and says which of these it will be.")
+    return sentences, {"to": to.id, **dict.fromkeys(plan.axes, "1")}, command
 
 
 def _window(what: str, query: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:

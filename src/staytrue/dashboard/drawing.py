@@ -44,11 +44,12 @@ def picture(
     body: Iterable[str], *, width: float, height: float, name: str, style: str = "", fixed: bool = False
 ) -> str:
     """A whole picture; `name` says what it shows to who can't see it. `fixed`: it is never drawn larger."""
+    drawn = "".join(body)
+    # An image has no parts: what holds links is a group of them.
+    role = "group" if "<a " in drawn else "img"
     size = f' width="{n(width)}" height="{n(height)}"' if fixed else ""
-    head = (
-        f'<svg class="picture {style}"{size} viewBox="0 0 {n(width)} {n(height)}" role="img" aria-label="{text(name)}">'
-    )
-    return "".join([head, *body, "</svg>"])
+    head = f'<svg class="picture {style}"{size} viewBox="0 0 {n(width)} {n(height)}" role="{role}" aria-label="{text(name)}">'
+    return f"{head}{drawn}</svg>"
 
 
 def tooltip(words: object) -> str:
@@ -56,10 +57,17 @@ def tooltip(words: object) -> str:
     return f"<title>{text(words)}</title>"
 
 
-def link(href: str, body: str, style: str = "") -> str:
-    """A part of a picture that leads somewhere."""
+def link(href: str, body: str, *, name: str = "", style: str = "", by_key: bool = True) -> str:
+    """A part of a picture that leads somewhere.
+
+    Args:
+        name: where `body` has neither text nor a tooltip that says it.
+        by_key: whether the tab key stops at it. Not where there are many, and all of them stand in a list beside.
+    """
     named = f' class="{style}"' if style else ""
-    return f'<a href="{text(href)}"{named}>{body}</a>'
+    stop = "" if by_key else ' tabindex="-1"'
+    label = f' aria-label="{text(name)}"' if name else ""
+    return f'<a href="{text(href)}"{label}{named}{stop}>{body}</a>'
 
 
 @dataclass(frozen=True, kw_only=True)

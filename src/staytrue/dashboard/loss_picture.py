@@ -170,6 +170,6 @@ def _trials(plot: _Plot, found: Sequence[Mapping[str, Any]], y: float, href: str
 def _mark(shape: str, event: Mapping[str, Any], href: str) -> str:
     said = event["sentence"]
     said = said if len(said) <= _TITLE_CHARS else f"{said[:_TITLE_CHARS].rstrip()}…"
-    return link(
-        f"{href}?before={event['seq'] + 1}#e{event['seq']}", f"{tooltip(event['at'][:10] + ' ' + said)}{shape}", "mark"
-    )
+    said = f"{event['at'][:10]} {said}"
+    where = f"{href}?before={event['seq'] + 1}#e{event['seq']}"
+    return link(where, f"{tooltip(said)}{shape}", style="mark", by_key=False)

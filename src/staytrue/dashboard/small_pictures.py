@@ -114,9 +114,8 @@ def lineage_picture(lineage: Mapping[str, Any], *, base: str) -> str:
         style = "node here" if at == last else "node"
         name = "this release" if at == last else "parent" if at == last - 1 else "before"
         href = f"{base}/releases/{url_part(one['id'])}"
-        body.append(
-            link(href, _node(x, y, style, one["id"][:8], name) + tooltip("; ".join(one["differs"]) or one["id"]))
-        )
+        words = tooltip("; ".join(one["differs"]) or one["id"])
+        body.append(link(href, _node(x, y, style, one["id"][:8], name) + words))
     begin, y0 = last * (width + _GAP), top + height + 46
     inputs, model = parts, lineage["model"]
     for at, part in enumerate(inputs):

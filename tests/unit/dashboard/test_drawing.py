@@ -99,8 +99,10 @@ def test_no_name_breaks_a_picture():
 
 def test_every_picture_has_a_name_and_no_style_of_its_own():
     svg = loss_picture(weeks(3, 4, 5), [], width=940, href="")
+    linked = loss_picture(weeks(3, 4, 5), [event(1, 2, "alarms")], width=940, href="")
 
-    assert parsed(svg).get("role") == "img"
+    assert (parsed(svg).get("role"), parsed(linked).get("role")) == ("img", "group")
+    assert all(link.findtext("title") for link in parsed(linked).iter("a"))
     assert not [one for one in parsed(svg).iter() if one.get("style") or one.tag == "style"]
 
 
