@@ -432,3 +432,13 @@ def test_pages_stay_quick_with_ten_thousand_releases(many):
     newest = document["releases"][0]["id"]
     found = json.loads(page(many, "/api/apps/busy/releases", {"q": newest[:12]}))
     assert [one["id"] for one in found["releases"]] == [newest]
+
+
+def test_that_a_replay_ended_well_is_no_word_on_who_answers_now(lived):
+    offline = json.loads(page(lived, "/api/apps/shop"))["status"]
+    far = NOW + timedelta(days=700)
+    served = respond(lived, "/api/apps/shop", {}, now=far, live={"may": []})
+
+    assert offline["replayed"]
+    assert json.loads(served.body)["status"]["right"]["state"] == "unknown"
+    assert b"is-right" not in respond(lived, "/", {}, now=far, live={"may": []}).body

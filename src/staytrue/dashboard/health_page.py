@@ -10,6 +10,7 @@ from staytrue.dashboard.heard import Case, open_cases
 from staytrue.errors import StaytrueError
 from staytrue.kernel.segments import SegmentWatch
 from staytrue.loop.lease import alive
+from staytrue.loop.look import last_look
 from staytrue.loop.losses import losses
 from staytrue.loop.quarantine import DATA
 from staytrue.loop.status import status
@@ -44,16 +45,20 @@ _LANES: Final[Mapping[str, str]] = {
 """Kinds of events on the time axis -> the line that they stand on."""
 
 
-def apps_document(store: Store, *, now: datetime) -> dict[str, Any]:
-    """Every app of the store with its verdict, worst first."""
-    found = [_line(store, app, now) for app in store.apps()]
+def apps_document(store: Store, *, now: datetime, served: bool = False) -> dict[str, Any]:
+    """Every app of the store with its verdict, worst first.
+
+    Args:
+        served: as for `health_document`.
+    """
+    found = [_line(store, app, now, served=served) for app in store.apps()]
     found.sort(key=lambda one: (_WORST_FIRST[one["right"]["state"]], -len(one["incidents"]), one["app"]))
     return {"at": now.isoformat(), "apps": found}
 
 
-def _line(store: Store, app: str, now: datetime) -> dict[str, Any]:
+def _line(store: Store, app: str, now: datetime, *, served: bool) -> dict[str, Any]:
     try:
-        told = status(store, app, at=None, now=now)
+        told = status(store, app, at=_as_of(store, app, now, served=served), now=now)
     except StaytrueError as exc:
         # One app whose story can't be read must not hide the others.
         told = {
@@ -66,6 +71,11 @@ def _line(store: Store, app: str, now: datetime) -> dict[str, Any]:
         }
     kept = {name: told[name] for name in ("app", "champion", "runs", "right", "changed", "next")}
     return kept | {"incidents": [incident_line(case) for case in open_cases(store, app)]}
+
+
+def _as_of(store: Store, app: str, now: datetime, *, served: bool) -> str | None:
+    """As `status` takes it. A controller's look counts as of its own clock, which in a drill is not this machine's."""
+    return "now" if served and last_look(store, app, now).runs is None else None
 
 
 def incident_line(case: Case) -> dict[str, Any]:
@@ -89,9 +99,10 @@ def health_document(store: Store, app: str, *, now: datetime, live: Mapping[str,
     """The four answers, and what they rest on.
 
     Args:
-        live: what only the running server knows; None: not served.
+        live: what only the running server knows; None: not served. Of an app that is served the verdict is about now: that it
+            was right where a replay of the past ended is no word on the champion that answers.
     """
-    told = status(store, app, at=None, now=now)
+    told = status(store, app, at=_as_of(store, app, now, served=live is not None), now=now)
     lost = losses(store, app, fresh=told["right"]["evidence"].get("fresh_loss"))
     server = (live or {}).get("server") if live else None
     return {

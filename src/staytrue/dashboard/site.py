@@ -12,7 +12,7 @@ import mimetypes
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -189,7 +189,9 @@ def _view(asked: _Asked, path: str) -> _View:
         if len(apps) == 1:
             return _health(_Asked(**{**vars(asked), "app": apps[0]}))
         return _View(
-            template="apps.html", document=apps_document(asked.store, now=asked.now), command="staytrue status"
+            template="apps.html",
+            document=apps_document(asked.store, now=asked.now, served=asked.live is not None),
+            command="staytrue status",
         )
     first, _, below = asked.rest.partition("/")
     page = (_BELOW if below else _PAGES).get(first)
@@ -213,8 +215,16 @@ def _health(asked: _Asked) -> _View:
         "loss_narrow": _safe(loss_picture(lost, events, width=_NARROW, href=href)),
         "server": _server(document["server"]),
         "paused": paused(asked.store.ledger, asked.app),
+        "past": document["status"]["at"] if asked.now - _moment(document["status"]["at"]) > _OLD else None,
     }
     return _View(template="health.html", document=document, tab="Health", command="staytrue status", more=more)
+
+
+_OLD: Final = timedelta(days=2)
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def _server(server: Mapping[str, Any] | None) -> list[dict[str, Any]] | None:
@@ -238,7 +248,7 @@ def _evidence(evidence: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name.removesuffix('_bytes').removesuffix('_s').replace('_', ' ')} {_with_unit(name, value)}"
         for name, value in evidence.items()
-        if value is not None and not isinstance(value, Mapping | list)
+        if value is not None and not isinstance(value, Mapping | list | bool | str)
     )
 
 

@@ -25,6 +25,7 @@ def number(value: Any) -> str:
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
         return _NONE if value is None or isinstance(value, float) else str(value)
+    value = value or 0  # not -0
     return f"{value:,.0f}" if abs(value) >= 10_000 or isinstance(value, int) else f"{value:,.4g}"
 
 
