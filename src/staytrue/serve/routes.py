@@ -65,6 +65,7 @@ ROUTES: Final = (
 PAGES: Final = (
     _page("/", "read"),
     _page("/apps/{path}", "read"),
+    _page("/api", "read"),
     _page("/api/{path}", "read"),
     _page("/events", "read"),
     _page("/actions/{path}", "operate", "POST"),
