@@ -184,7 +184,7 @@ class _Search:
 
         Each step has an alpha of its own: a search goes on only after something was surely won back, and what it looks at then
         is new. A mixture that nowhere differs by more than `smallest` can't be blamed, so it is no look: most axes that changed
-        are of this kind, and counting them makes intervals a fifth wider (`make bench-blame`).
+        are of this kind, and counting them would make intervals a tenth wider.
         """
         base = self.lost[over]
         looks = {cell: self.lost.get(cell, "not known") for cell in {*cells, self._all_back()} if cell > over}
