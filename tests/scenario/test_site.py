@@ -349,6 +349,7 @@ def test_of_a_server_that_is_not_there_nothing_is_said(hostile):
     served = {"server": {"disk": {"is_bad": True, "sentence": "The disk is full.", "evidence": {}}, "queue_rows": 3}}
 
     assert "Not served" in page(hostile, f"/apps/{NAME}")
+    assert "has not looked at itself yet" in page(hostile, f"/apps/{NAME}", live={"server": {}})
     text = page(hostile, f"/apps/{NAME}", live=served)
     assert "The disk is full." in text
     assert "Not served" not in text
@@ -432,6 +433,7 @@ def test_pages_stay_quick_with_ten_thousand_releases(many):
     newest = document["releases"][0]["id"]
     found = json.loads(page(many, "/api/apps/busy/releases", {"q": newest[:12]}))
     assert [one["id"] for one in found["releases"]] == [newest]
+    assert quickest(lambda: page(many, f"/apps/busy/releases/{newest}")) < plain
 
 
 def test_that_a_replay_ended_well_is_no_word_on_who_answers_now(lived):

@@ -104,7 +104,7 @@ def health_document(store: Store, app: str, *, now: datetime, live: Mapping[str,
     """
     told = status(store, app, at=_as_of(store, app, now, served=live is not None), now=now)
     lost = losses(store, app, fresh=told["right"]["evidence"].get("fresh_loss"))
-    server = (live or {}).get("server") if live else None
+    server = None if live is None else live.get("server")
     return {
         "app": app,
         "status": told,
@@ -113,7 +113,7 @@ def health_document(store: Store, app: str, *, now: datetime, live: Mapping[str,
         "incidents": [incident_line(case) for case in open_cases(store, app)],
         "segments": _segments(store, app, told["champion"]),
         "controller": "alive" if alive(store.root, app) else "none" if told["runs"] is None else "dead",
-        "server": dict(server) if server else None,
+        "server": None if server is None else dict(server),
     }
 
 

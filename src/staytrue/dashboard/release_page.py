@@ -16,7 +16,7 @@ from staytrue.loop.diff import code_changes
 from staytrue.loop.losses import losses
 from staytrue.loop.show import release_document
 from staytrue.store import code, frames
-from staytrue.store.browse import Made, events_at, found_events, made_releases
+from staytrue.store.browse import Made, events_about, events_at, found_events, made_releases
 from staytrue.store.env import env_diff
 from staytrue.store.ledger import LIVE, Event
 from staytrue.store.models import Golden
@@ -233,11 +233,8 @@ def _shown(value: Any) -> Any:
 
 def trial_document(store: Store, app: str, release: str) -> dict[str, Any] | None:
     """How the release proved itself, or does: what was seen at each step, and look by look while it is on trial."""
-    events = [
-        event
-        for event in found_events(store.ledger, app, timelines=[LIVE], text=release, limit=200)
-        if _is_step(event, release)
-    ][::-1]
+    told = events_about(store.ledger, app, release)
+    events = [event for event in told if event.timeline == LIVE and event.kind in _TRIAL]
     first = events[0] if events else None
     if first is not None:
         held = found_events(store.ledger, app, timelines=[LIVE], kinds=["backtest"], before=first.seq, limit=1)
@@ -261,10 +258,6 @@ def trial_document(store: Store, app: str, release: str) -> dict[str, Any] | Non
         "segments": dict(_last_segments(events)),
         "sentence": _trial_sentence(steps, standing, last),
     }
-
-
-def _is_step(event: Event, release: str) -> bool:
-    return event.kind in _TRIAL and event.body.get("release") == release
 
 
 def _step(event: Event) -> dict[str, Any]:
