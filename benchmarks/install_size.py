@@ -23,7 +23,19 @@ TARGET_DISTRIBUTIONS = 36
 # What staytrue itself imports, where the name differs from the distribution's.
 IMPORT_NAMES = {"arro3-core": "arro3.core", "arro3-io": "arro3.io"}
 DIRECT = [
-    *("arro3-core", "arro3-io", "blake3", "httptools", "jinja2", "msgspec", "nanoarrow", "numpy", "pandas", "rich", "sqlalchemy"),
+    *(
+        "arro3-core",
+        "arro3-io",
+        "blake3",
+        "httptools",
+        "jinja2",
+        "msgspec",
+        "nanoarrow",
+        "numpy",
+        "pandas",
+        "rich",
+        "sqlalchemy",
+    ),
     *("uvicorn", "uvloop"),
 ]
 

@@ -618,3 +618,23 @@ def test_where_the_page_is_stands_in_the_document(drawn):
     said = json.loads((drawn.store_path.parent / "up.out").read_text())
 
     assert said["page"] == f"{drawn.url}/"
+
+
+def test_the_page_that_ships_is_light_live_and_runs_no_script_of_its_own(served):
+    with serving(served.store_path) as server:
+        page = until(lambda: (got := look(server, "/apps/shop")).status == 200 and got, "a first page").body.decode()
+        files = {path: server.get(path) for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', page)}
+        listener = Listener(server)
+        _, hello, _ = listener.event("hello")
+        listener.close()
+        twin = server.get("/api/apps/shop")
+        wrong = look(server, "/apps/none")
+
+    assert {one.status for one in files.values()} == {200}
+    assert {one.headers["cache-control"] for one in files.values()} == {"public, max-age=31536000, immutable"}
+    assert len(page) + sum(len(one.body) for one in files.values()) < 100_000
+    assert sum(len(one.body) for path, one in files.items() if path.endswith(".js")) < 60_000
+    assert any("live" in path for path in files)
+    assert not re.search(r"<script(?![^>]*src=)|<style|\son[a-z]+=|\sstyle=", page)
+    assert any(f'id="{one}"' in page for one in hello["fragments"])
+    assert (twin.status, twin.json["app"], wrong.status) == (200, "shop", 404)
