@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -38,6 +39,7 @@ _BACKLOG = 2048
 _CONTROLLER = "staytrue.loop.process"
 _PAGE = "staytrue.dashboard.process"
 _SITE = "staytrue.dashboard.site"
+_FIRST_S = 5.0
 _LONGEST_SOCKET = 100
 """A Unix socket's path has room for 104 to 108 bytes."""
 
@@ -135,7 +137,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         elif not args.no_loop:
             screen.note("There is no app.py here: it is served as it is, and nothing is fetched or retrained (--app).")
         if page is not None:
-            children.append(_page(root, app_file.parent if app_file is not None else Path.cwd(), page))
+            children.append(_page(root, app_file.parent if app_file is not None else Path.cwd(), page, known))
         failure = Keeper(children, say=screen.note, told="front", ending=listening.close).run()
     return _gave_up(failure, screen) if failure else 0
 
@@ -209,7 +211,8 @@ def _controller(args: argparse.Namespace, root: Path, app: str, known: _Known) -
     )
 
 
-def _page(root: Path, home: Path, listening: socket.socket) -> Child:
+def _page(root: Path, home: Path, listening: socket.socket, known: _Known) -> Child:
+    until_s = time.monotonic() + _FIRST_S
     argv = [sys.executable, "-P", "-m", _PAGE, "--store", str(root), "--home", str(home)]
     argv += ["--socket", str(listening.fileno()), "--site", _SITE]
 
@@ -226,7 +229,16 @@ def _page(root: Path, home: Path, listening: socket.socket) -> Child:
         os.execve(sys.executable, argv, environment(1))  # noqa: S606 - as the controller
 
     # A page that can't be drawn harms nobody who asks for a prediction: no alarm of the app.
-    return Child(name="page", run=run, starts_s=60.0, silent_s=15.0, grace_s=3.0, matters=False)
+    return Child(
+        name="page",
+        run=run,
+        starts_s=60.0,
+        silent_s=15.0,
+        grace_s=3.0,
+        matters=False,
+        # On a busy machine the start of a page would put off the first answer by as long as it takes.
+        waits=lambda: not known.announced and time.monotonic() < until_s,
+    )
 
 
 @contextlib.contextmanager

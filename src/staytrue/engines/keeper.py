@@ -130,6 +130,7 @@ class Child:
         needed: whether the end of it before its first sign of life is the end of everything.
         heard: called with what it tells.
         matters: whether what happens to it is an incident, to be told; else it is only said.
+        waits: asked before it is started: whether others come first.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Child:
     needed: Callable[[], bool] = lambda: False
     heard: Callable[[dict[str, Any]], None] = lambda _document: None
     matters: bool = True
+    waits: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +235,10 @@ class Keeper:
                 self._alive(one, now_s)
             self._judge(one, now_s)
         elif self._ends_s is None and one.due_s <= now_s:
-            one.start(self._kept, now_s)
+            if one.child.waits():
+                one.due_s = now_s + _PAUSE_S
+            else:
+                one.start(self._kept, now_s)
 
     def _judge(self, one: _Kept, now_s: float) -> None:
         """End who is silent or late; close the incident of who is well again."""
