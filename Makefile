@@ -7,13 +7,14 @@ DEMO_ARGS ?= --dir demo
 TEST_ARGS ?=
 FAULT_ARGS ?=
 DRILL_ARGS ?=
+BLAME_ARGS ?=
 WHODUNNIT_ARGS ?=
 
 need_demo = venv=$$($(PYTHON) scripts/bootstrap.py demo) && bin="$$venv/bin"
 need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint check fault bench bench-serve bench-loop bench-health drill drill-shop drill-harm drill-chaos whodunnit docs clean
+.PHONY: help demo test slow lint check fault bench bench-serve bench-loop bench-health bench-blame drill drill-shop drill-harm drill-chaos whodunnit docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -22,7 +23,7 @@ demo:  ## the whole loop on real data that ships with staytrue; leaves app and s
 	@$(need_demo) && "$$bin/staytrue" demo $(DEMO_ARGS) && echo "(staytrue is $$bin/staytrue here)"
 
 test:  ## the fast tests, with the examples in docstrings
-	@$(need_dev) && "$$bin/python" -m pytest -q -m "not slow and not fault_long" tests src/staytrue examples $(TEST_ARGS)
+	@$(need_dev) && "$$bin/python" -m pytest -q -n 2 --dist loadfile -m "not slow and not fault_long" tests src/staytrue examples $(TEST_ARGS)
 
 slow:  ## the tests that take more than a few seconds each, a whole drill among them
 	@$(need_dev) && "$$bin/python" -m pytest -q -m slow tests $(TEST_ARGS)
@@ -71,6 +72,9 @@ bench-health:  ## cost of profiles beside Evidently and others (EVIDENTLY_PYTHON
 	@$(need_dev) && status=0; \
 	for script in health alarms "contract --repeat 3 --most 7" few_labels segments poison remedies; do set -- $$script; name=$$1; shift; \
 	echo; echo "== benchmarks/$$name.py $$*"; OMP_NUM_THREADS=1 "$$bin/python" -W ignore "benchmarks/$$name.py" "$$@" || status=1; done; exit $$status
+
+bench-blame:  ## is the right change blamed for a drop, and nobody when nothing is wrong; BLAME_ARGS="--repeat 5 --only none"
+	@$(need_dev) && OMP_NUM_THREADS=1 "$$bin/python" -W ignore benchmarks/blame.py $(BLAME_ARGS)
 
 docs:  ## the pages as HTML in site/
 	@$(need_dev) && "$$bin/python" scripts/docs.py
