@@ -39,7 +39,9 @@ def own_texts() -> list[Path]:
 
 def codes_in_source() -> set[str]:
     return {
-        code for file in PACKAGE.rglob("*.py") for code in re.findall(r'"(ST\d{3,4})"', file.read_text(encoding="utf-8"))
+        code
+        for file in PACKAGE.rglob("*.py")
+        for code in re.findall(r'"(ST\d{3,4})"', file.read_text(encoding="utf-8"))
     }
 
 
