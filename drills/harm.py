@@ -39,7 +39,7 @@ from staytrue.store.ledger import LIVE, Event, Ledger
 
 COMMIT_ON, GROWS_ON, KILLED_FROM, DAYS = 4, 14, 15, 64
 LARGEST, LARGER = 5.0, 12.0
-KILL_EVERY_S = (5.0, 15.0)
+KILL_EVERY_S = (2.0, 6.0)
 
 
 def growing() -> Stream:
