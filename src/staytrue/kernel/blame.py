@@ -265,7 +265,8 @@ class _Search:
         looked = [*singles, *(self._gain(group) for group in self.groups if group in self.lost)]
         whole = self._all_back()
         # Of what was surely found the interval is wide because it is large.
-        unsure = [one.half for one in looked if one.fails is None and not self._surely(one)]
+        known = [one for one in looked if one.fails is None]
+        unsure = [one.half for one in known if not self._surely(one)]
         return Repair(
             changes=tuple(change for step in self.steps for change in step.changes),
             gain=self._gain(self.found) if self.found else None,
@@ -274,7 +275,7 @@ class _Search:
             all_back=self._gain(whole) if whole and whole in self.lost else None,
             alternatives=self._alternatives(singles),
             interactions=tuple(self._interactions()),
-            resolution=self.smallest + max(unsure, default=math.inf),
+            resolution=self.smallest + max(unsure, default=0.0 if known else math.inf),
             smallest=self.smallest,
             lost=dict(self.lost),
             cut_short=cut_short,

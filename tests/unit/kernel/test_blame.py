@@ -100,6 +100,12 @@ def test_a_gain_on_two_days_only_is_not_sure_and_the_resolution_says_so() -> Non
     assert searched(lambda _cell: BASE)[0].resolution < found.resolution
 
 
+def test_where_all_that_was_looked_at_was_found_nothing_stayed_out_of_sight() -> None:
+    found, _ = searched(wins(lambda cell: 0.5 * (DATA in cell)), [DATA])
+    assert found.resolution == found.smallest
+    assert searched(lambda cell: "does not run" if cell else BASE, [DATA])[0].resolution == math.inf
+
+
 def test_the_unit_that_changed_upstream_is_blamed_on_the_code_that_can_not_read_it() -> None:
     # Given new data and traffic in another unit, which the new code cuts off: old data do not fit the traffic
     found, _ = searched(wins(lambda cell: (0.5 * (TRAINING in cell)) - 2 * (DATA in cell)))
