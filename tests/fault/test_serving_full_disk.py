@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs tmpfs")
 
 AT_ONCE = 3
 """Labels in a request: all of them are kept, or none."""
+SLOW_MS = 700.0
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.fault_long)])
@@ -39,10 +40,15 @@ def test_predictions_go_on_and_labels_are_refused_while_the_disk_is_full(tmp_pat
                 asking.predicted(100 * AT_ONCE)  # enough to be labelled while none more are logged
                 assert asking.labelled()
                 filler = filled(disk)
-                until(lambda asking=asking: not asking.predicted(20), "an answer that is not in the log")
-                until(lambda asking=asking: not asking.labelled(), "a label that is refused")
-                assert ask(server.port, predict(7)).status == 200
+                # Again and again, since the reserve makes room meanwhile.
+                until(
+                    lambda asking=asking: filled(disk) and not asking.predicted(20), "an answer that is not in the log"
+                )
+                until(lambda asking=asking: filled(disk) and not asking.labelled(), "a label that is refused")
+                until(lambda: filled(disk) and sheds(server), "a server that logs nothing")
                 filler.unlink()
+                # One of the slow ones is asked while nothing is logged, and answered when everything is again.
+                until(lambda asking=asking: asking.predicted(1, SLOW_MS), "a slow answer that is in the log again")
                 until(lambda asking=asking: asking.predicted(20), "answers that are in the log again")
                 until(asking.labelled, "labels that are taken again")
             told = server.stderr()
@@ -66,11 +72,11 @@ class Asking:
         self._acknowledged, self._refused = acknowledged, refused
         self._ready: list[str] = []
 
-    def predicted(self, count: int) -> bool:
+    def predicted(self, count: int, ms: float = 0.0) -> bool:
         """Whether all of so many answers are in the log; every one is right."""
         all_logged = True
         for number in range(count):
-            got = ask(self._server.port, predict(number))
+            got = ask(self._server.port, predict(number, ms))
             assert got.status == 200, got.body
             said = json.loads(got.body)
             assert said["predictions"][0] - number in {0.25, 0.5}
@@ -99,10 +105,16 @@ class Asking:
         return False
 
 
+def sheds(server: Up) -> bool:
+    """Whether it logs nothing, the disk being full as it knows."""
+    said = ask(server.port, post("/labels", b'{"labels":[]}'))
+    return said.status == 503 and json.loads(said.body)["code"] == "ST824"
+
+
 def filled(disk: Path) -> Path:
     """A file that takes all the room there is."""
     filler = disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
         while True:
             file.write(bytes(4096))
     with filler.open("ab", buffering=0) as file, pytest.raises(OSError) as caught:

@@ -116,6 +116,8 @@ class Batch:
     """Beside the block, for a release with other columns; empty for a chunk of a large request."""
     flags: list[tuple[int, str]]
     tries: int = 0
+    shed: bool = False
+    """It was sent not to be logged, the disk being nearly full."""
     waited_s: float = 0.0
     """From when its oldest request came in to when it was sent to a lane."""
     seconds: float = 0.0

@@ -363,7 +363,8 @@ class Supervisor:
             batch.flags,
             batch.packed,
         )
-        kind = LOGGED if _drawn(first.id, share) and not self.logs_none else UNLOGGED
+        batch.shed = self.logs_none  # by the time of the answer it may be otherwise
+        kind = LOGGED if _drawn(first.id, share) and not batch.shed else UNLOGGED
         if first.piece is not None and batch.arm != "shadow":
             kind = STREAMED
         lane.send(self._seq, batch, ask(kind, body), self._loop.time())
@@ -383,7 +384,7 @@ class Supervisor:
         lane.has_answered = True
         if said.errors:
             self._note_failures(batch, said)
-        if self.logs_none:
+        if batch.shed:
             said = said._replace(logged=False)
         if batch.arm != "shadow":
             for place, chunk in enumerate(batch.chunks):
