@@ -82,6 +82,17 @@ def test_a_controller_that_is_killed_is_back_and_nobody_who_asks_notices(served)
     assert not again.is_running()
 
 
+def test_an_alarm_about_a_process_is_over_with_the_next_up(served) -> None:
+    with serving(served.store_path, *app(served)) as server:
+        until(server.controller, "a controller").kill()
+        until(lambda: alarms(served) == [("controller", "opened")], "the alarm")
+        for one in (server.process, server.front()):  # before anybody can say that all is well again
+            os.kill(one.pid, signal.SIGKILL)
+
+    with serving(served.store_path, *app(served)):
+        until(lambda: alarms(served)[1:] == [("controller", "resolved")], "the end of the alarm")
+
+
 def test_a_champion_is_served_though_the_app_in_the_folder_is_broken(served) -> None:
     served.write("this is no Python")
 

@@ -846,7 +846,10 @@ class Life:
             return "a retraining waits for the quiet hours to end" if self.is_quiet else "a retraining is under way"
         if self.held and not self.held.allowed:
             return f"no retraining now: {self.held.why}"
-        return self.last.why if self.last else "the policy was not asked yet"
+        if self.last is None:
+            return "the policy was not asked yet"
+        said = "the last look decided to retrain" if self.last.retrain else "no retraining now"
+        return f"{said}: {self.last.why}"
 
     def _tell(
         self, kind: str, sentence: str, now: datetime, release: Digest | None, numbers: Mapping[str, Any], *,

@@ -33,6 +33,8 @@ __all__ = ["Options", "declared_name", "run_front"]
 _ASK_AGAIN_S: Final = 0.1
 _BEAT_S: Final = 0.5
 _PATIENCE_S: Final = 5.0
+_PROCESSES: Final = ("front", "controller", "page")
+"""What `staytrue up` keeps alive, as alarms name it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,7 @@ def _serve(
         if options.certificate
         else None,
         ready=lambda url, champion: ready(url, app, champion),
-        beside=lambda: _beside(line, service, say, watches),
+        beside=lambda: _beside(line, service, say, watches, is_first=not again),
         patience_s=_PATIENCE_S if again and ahead is not None else 0.0,
         page=options.page,
     )
@@ -237,32 +239,62 @@ def _end(begun: Started) -> None:
 
 
 async def _beside(
-    line: Line, service: Service, say: Callable[[str], None], watches: Sequence[PredictiveHealth | Sender]
+    line: Line,
+    service: Service,
+    say: Callable[[str], None],
+    watches: Sequence[PredictiveHealth | Sender],
+    *,
+    is_first: bool,
 ) -> None:
     """Give the keeper signs of life, write down what it tells, and run the watches."""
     import asyncio  # not by the keeper, which has this module and stays small
 
-    await asyncio.gather(_keep_in_touch(line, service, say), *(watch.run() for watch in watches))
+    await asyncio.gather(_keep_in_touch(line, service, say, is_first=is_first), *(watch.run() for watch in watches))
 
 
-async def _keep_in_touch(line: Line, service: Service, say: Callable[[str], None]) -> None:
+async def _keep_in_touch(line: Line, service: Service, say: Callable[[str], None], *, is_first: bool) -> None:
+    """`is_first`: no front of this keeper has answered before."""
     import asyncio
 
     waiting: list[Notice] = []
+    are_over = not is_first
     while True:
         if not line.beat():
             os._exit(1)  # what the kernel does on Linux: nobody would start us again, and nobody could end us
         waiting += line.heard()
-        if waiting:
-            entries = [_alarm(service.app, notice) for notice in waiting]
+        if waiting or not are_over:
             try:
-                await asyncio.to_thread(service.store.ledger.append, entries, recorded_at=datetime.now(UTC))
+                before = [] if are_over else await asyncio.to_thread(_left_open, service.store, service.app)
+                entries = [*before, *(_alarm(service.app, notice) for notice in waiting)]
+                if entries:
+                    await asyncio.to_thread(service.store.ledger.append, entries, recorded_at=datetime.now(UTC))
             except StaytrueError as exc:
                 say(f"The ledger does not take what happened to processes, it is tried again: {exc}")
                 waiting = waiting[-50:]
             else:
-                waiting = []
+                waiting, are_over = [], True
         await asyncio.sleep(_BEAT_S)
+
+
+def _left_open(store: Store, app: str) -> list[Entry]:
+    """That the alarms about processes are over which another `staytrue up` left open: those processes are no more."""
+    from staytrue.kernel.incidents import standing
+    from staytrue.store.ledger import LIVE, Entry
+
+    open_ = standing(store.ledger.events(app, LIVE, kinds=["alarm"]))
+    now = datetime.now(UTC)
+    return [
+        Entry(
+            app=app,
+            key=f"alarm:{one.id}:left",
+            at=now,
+            kind="alarm",
+            sentence=f"System alarm resolved: `staytrue up` was started anew, and with it the {one.cause}.",
+            body={"alarm": "system", "what": one.cause, "state": "resolved", "evidence": {"opened": one.seq}},
+        )
+        for one in open_
+        if one.kind == "system" and one.cause in _PROCESSES
+    ]
 
 
 def _alarm(app: str, notice: Notice) -> Entry:
