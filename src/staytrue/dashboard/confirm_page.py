@@ -71,13 +71,22 @@ def confirm_document(store: Store, app: str, what: str, query: Mapping[str, str]
     return {
         "app": app,
         "what": what,
-        "title": _TITLES[what],
+        "title": _title(what, form),
         "sentences": sentences,
         "form": form,
         "action": f"/actions/{what}",
         "command": command,
         "axes": [axis for axis in AXES if form.get(axis)],
     }
+
+
+def _title(what: str, form: Mapping[str, str]) -> str:
+    axes = [axis for axis in AXES if form.get(axis)]
+    if what == "revert" and axes:
+        to = form["to"][:8]
+        return f"Go back to release {to}" if len(axes) == len(AXES) else f"Take {' and '.join(axes)} back to {to}"
+    named = form.get("release", "")[:8]
+    return f"{_TITLES[what]} {named}" if named else _TITLES[what]
 
 
 def _order(store: Store, app: str, what: str, query: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:

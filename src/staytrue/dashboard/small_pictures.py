@@ -55,7 +55,7 @@ def _race_ground(
     yield f'<rect class="wins" x="{n(left)}" y="{n(y(0))}" width="{n(right - left)}" height="{n(max(bottom - y(0), 0))}"/>'
     for tick in ticks:
         yield f'<path class="grid" d="M{n(left)} {n(y(tick))}H{n(right)}"/>'
-        yield f'<text class="axis end" x="{n(left - 8)}" y="{n(y(tick) + 4)}">{tick:+,g}</text>'
+        yield f'<text class="axis end" x="{n(left - 8)}" y="{n(y(tick) + 4)}">{f"{tick:+,g}" if tick else "0"}</text>'
     yield f'<path class="zero" d="M{n(left)} {n(y(0))}H{n(right)}"/>'
     if margin:
         said = tooltip(f"margin {margin:.4g}: still not worse")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -10,7 +11,21 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-__all__ = ["FILTERS", "ago", "count", "cut", "number", "percent", "plural", "said", "short", "size", "span", "url_part"]
+__all__ = [
+    "FILTERS",
+    "ago",
+    "breakable",
+    "count",
+    "cut",
+    "number",
+    "percent",
+    "plural",
+    "said",
+    "short",
+    "size",
+    "span",
+    "url_part",
+]
 
 _NONE: Final = "-"
 _BYTES: Final = 1024
@@ -174,6 +189,16 @@ def said(sentence: Any) -> Markup:
     )
 
 
+def breakable(name: Any) -> Markup:
+    """A name that may go on in the next line after each `=`, `_`, `.` or `/`, and not within a word.
+
+    Example:
+        >>> breakable("segment=a_b")
+        Markup('segment=<wbr>a_<wbr>b')
+    """
+    return Markup("<wbr>").join(re.findall(r"[^=_./]*[=_./]+|[^=_./]+", str(name)))
+
+
 def url_part(text: Any) -> str:
     """A name as one part of a path, whatever stands in it.
 
@@ -206,5 +231,6 @@ FILTERS: Final[Mapping[str, Any]] = {
     "span": span,
     "plain": plain_value,
     "part": url_part,
+    "breakable": breakable,
     "said": said,
 }
