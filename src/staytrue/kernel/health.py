@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +27,7 @@ class FewKnown:
         newest_label_at: when the newest label arrived, None before the first.
         quiet_after: without a label for so long, labels are silent.
         tolerance: the rise above the fresh loss, as a share of it, that is not worth an alarm.
+        looked: whether anybody has looked at the labels; else only alarms say anything.
     """
 
     expected: float | None = None
@@ -35,6 +37,7 @@ class FewKnown:
     newest_label_at: datetime | None = None
     quiet_after: timedelta = timedelta(days=9)
     tolerance: float = 0.1
+    looked: bool = True
 
     def document(self) -> dict[str, Any]:
         """As it stands in the evidence of a verdict."""
@@ -63,6 +66,8 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     loss: float | None,
     interval: Sequence[float] | None,
     fresh_loss: float | None,
+    new_loss: float | None = None,
+    is_warm: bool = True,
     alarms: Sequence[str],
     looked_at: datetime | None,
     now: datetime,
@@ -80,6 +85,8 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     Args:
         rows: labelled rows that the loss rests on; loss: their mean; interval: its 95 % bounds.
         fresh_loss: what the champion lost when fresh.
+        new_loss: what it lost when new, where `fresh_loss` is more since a retraining brought nothing better; `is_warm`: whether
+            enough rows say so.
         alarms: kinds of open alarms.
         answered: of a plain service, which has no labels: requests of the last hour that were answered.
         runs: whether whoever makes the numbers is still at work. A watch that is dead sees nothing, so nothing is right.
@@ -95,7 +102,7 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     evidence = {
         "rows": rows,
         "loss": loss,
-        "interval": list(interval) if interval else None,
+        "interval": [side if math.isfinite(side) else None for side in interval] if interval else None,
         "fresh_loss": fresh_loss,
         "alarms": list(alarms),
     }
@@ -104,7 +111,8 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
         return Health(state="unknown", sentence=f"unknown: {unseen}", evidence=evidence)
     system = [name for name in alarms if name.startswith("system")]
     if system:
-        return Health(state="harmed", sentence=f"harmed: {', '.join(system)} alarm open", evidence=evidence)
+        lost = f"; loss {loss:.4g} a row on {rows:,} rows" if rows and loss is not None else ""
+        return Health(state="harmed", sentence=f"harmed: {', '.join(system)} alarm open{lost}", evidence=evidence)
     if answered is not None:
         return _of_service(answered, evidence)
     if few is not None:
@@ -126,6 +134,8 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
         )
     if interval[0] > fresh_loss:
         return Health(state="harmed", sentence=f"harmed: loss {bounds}, {fresh_loss:.4g} when fresh", evidence=evidence)
+    if new_loss is not None:
+        return _of_settled(f"loss {bounds}", fresh_loss, new_loss, aside, is_warm=is_warm, evidence=evidence)
     return Health(
         state="right", sentence=f"right: loss {bounds}, {fresh_loss:.4g} when fresh{aside}", evidence=evidence
     )
@@ -140,8 +150,20 @@ def _unseen(looked_at: datetime | None, now: datetime, *, runs: bool, stale_afte
     if looked_at is None:
         return "nobody has looked yet"
     if now - looked_at > stale_after:
-        return f"last looked {(now - looked_at) / timedelta(days=1):.0f} days ago"
+        return f"nobody has looked since {looked_at:%Y-%m-%d}, {(now - looked_at) / timedelta(days=1):.0f} days ago"
     return "" if runs else f"nobody watches; last looked {looked_at:%Y-%m-%d %H:%M} UTC"
+
+
+def _of_settled(
+    said: str, fresh: float, new: float, aside: str, *, is_warm: bool, evidence: dict[str, Any]
+) -> Health:
+    """Of a champion that loses more than when it was new, after a retraining that brought nothing better."""
+    evidence = evidence | {"new_loss": new}
+    if not is_warm:
+        why = f"{said}; it was {new:.4g} when new, and a retraining on few rows brought nothing better"
+        return Health(state="unknown", sentence=f"unknown: {why}", evidence=evidence)
+    why = f"{said}; a retraining brought nothing better than {fresh:.4g}, it was {new:.4g} when new{aside}"
+    return Health(state="right", sentence=f"right: {why}", evidence=evidence)
 
 
 def _of_service(answered: int, evidence: dict[str, Any]) -> Health:
@@ -174,11 +196,15 @@ def _of_few(  # noqa: PLR0911 - one return for each thing that may be unknown re
         return verdict(
             "harmed", f"{', '.join(alarms)} alarm open" + (f"; loss {loss:.3g} a row" if loss is not None else "")
         )
+    if not few.looked:
+        why = f"{rows:,} labels of late are too few, and nobody has looked at those of the newest predictions"
+        return verdict("unknown", f"{why}; the loop of `staytrue up` does")
     if silent:
         return verdict("unknown", silent + (f"; {supposed}" if supposed else ""))
     if not rows or loss is None or interval is None:
         return verdict("unknown", "no label of these rows came yet" + (f"; {supposed}" if supposed else ""))
-    said = f"loss {loss:.3g} a row ({interval[0]:.3g} .. {interval[1]:.3g}, {rows:,} labels){when_fresh}"
+    between = f"{interval[0]:.3g} .. {interval[1]:.3g}" if all(map(math.isfinite, interval)) else "no interval yet"
+    said = f"loss {loss:.3g} a row ({between}, {rows:,} labels){when_fresh}"
     if fresh is None:
         return verdict("unknown", f"{said}, but too few rows say what it was when fresh")
     if interval[0] > fresh:

@@ -159,6 +159,8 @@ class Life:
     served: dict[int, Served] = field(default_factory=dict)
     recent: list[tuple[int, float]] = field(default_factory=list)
     """Rows and summed loss of the answers given in each of the newest ticks."""
+    weeks: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """The same by the Monday on which a week began, of all its life; weeks without a label are not there."""
     by_tick: dict[int, np.ndarray] = field(default_factory=dict)
     """tick -> losses of the answers that were given, one for each row with a label; what a replay is judged by."""
     counts: dict[str, int] = field(
@@ -341,7 +343,7 @@ class Life:
             )
             return
         shown = self.by_tick[tick] = self._learn_trial(served, tick, losses, now)
-        self.recent = [*self.recent, (len(shown), float(shown.sum()))][-_RECENT_TICKS:]
+        self._remember_losses(tick, len(shown), float(shown.sum()))
         if served.champion == self.release:
             self._learn_champion(tick, losses, now)
             noticed = yield from self.senses.learned(
@@ -357,6 +359,14 @@ class Life:
             self._note(noticed, now)
         if self.rollback and served.watch == self.rollback.number:
             self._learn_rollback(self.rollback, tick, losses, now)
+
+    def _remember_losses(self, tick: int, rows: int, total: float) -> None:
+        self.recent = [*self.recent, (rows, total)][-_RECENT_TICKS:]
+        if rows:
+            day = self.past.ticks[tick].part.since.date()
+            monday = (day - timedelta(days=day.weekday())).isoformat()
+            before = self.weeks.get(monday, (0, 0.0))
+            self.weeks[monday] = (before[0] + rows, before[1] + total)
 
     def _answered(self, served: Served, tick: int) -> Steps[None]:
         releases = [one for one in (served.champion, served.challenger, served.old) if one is not None]
@@ -833,6 +843,8 @@ class Life:
             "loss_interval": [_six(low), _six(high)] if rows else None,
             "fresh_loss": _six(self.watch.books.loss) if self.watch.books.loss is not None else None,
             "fresh_rows": self.watch.books.rows,
+            "new_loss": _six(self.watch.new_loss) if self.watch.new_loss is not None else None,
+            "is_warm": self.watch.is_warm,
             "alarms": list(self.alarms),
             "belief": self.senses.calibration.belief if self.senses.calibration else "untested",
             "trial": {"release": trial.release, "stage": trial.step.stage, "rows": trial.live_rows} if trial else None,

@@ -56,6 +56,7 @@ def remember(life: Life) -> dict[str, Any]:
         "number": life.number,
         "served": {_time(life, tick): asdict(one) for tick, one in life.served.items()},
         "recent": life.recent,
+        "weeks": [[monday, rows, total] for monday, (rows, total) in life.weeks.items()],
         "last": life.last and asdict(life.last),
         "count": life.chronicle.count,
         "look": life.look(),
@@ -101,6 +102,7 @@ def _recall(life: Life, document: Mapping[str, Any]) -> None:
     life.setbacks, life.number = int(document["setbacks"]), int(document["number"])
     life.served = {_tick(life, time): Served(**one) for time, one in document["served"].items()}
     life.recent = [(int(rows), float(total)) for rows, total in document["recent"]]
+    life.weeks = {monday: (int(rows), float(total)) for monday, rows, total in document.get("weeks", ())}
     life.last = Decision(**document["last"]) if document["last"] else None
     life.chronicle.count = int(document["count"])
 
@@ -120,7 +122,11 @@ def _tick(life: Life, time: str) -> int:
 
 def _watch_document(watch: Watch) -> dict[str, Any]:
     harm = watch.harm.document() if watch.harm else None
-    return {"books": asdict(watch.books), "harm": harm, "alarmed": watch.alarmed, "looked_back": watch.looked_back}
+    return {
+        "books": asdict(watch.books),
+        "harm": harm,
+        **{name: getattr(watch, name) for name in ("alarmed", "looked_back", "new_loss")},
+    }
 
 
 def _watch(document: Mapping[str, Any]) -> Watch:
@@ -130,6 +136,7 @@ def _watch(document: Mapping[str, Any]) -> Watch:
         harm=harm,
         alarmed=bool(document["alarmed"]),
         looked_back=bool(document.get("looked_back", False)),
+        new_loss=document.get("new_loss"),
     )
 
 

@@ -43,10 +43,12 @@ class Watch:
     """Mean number of blocks between two false harm alarms, at least."""
     looked_back: bool = False
     """Whether champions of before were looked at since the alarm."""
+    new_loss: float | None = None
+    """What the champion lost when it was new, if `books` mean something higher by now: no retraining brought anything better."""
 
     def learn(self, tick: int, losses: np.ndarray) -> Rise | None:
         """Take in one more tick of the champion's losses; the alarm, at the tick at which it goes off."""
-        warm = self.books.rows >= self.books.warm
+        warm = self.is_warm
         self.books = self.books.seen(losses)
         if warm and self.harm is None:
             self.harm = self._fresh_harm()
@@ -63,15 +65,22 @@ class Watch:
 
     def renew(self, lost: Sums) -> None:
         """There is a new champion; this is what it lost on trial."""
-        self.books = self._fresh(lost)
+        self.books, self.new_loss = self._fresh(lost), None
         self._calm()
 
     def settle(self, lost: Sums) -> None:
         """A retraining brought nothing better: what the champion loses now is what fresh means, if that is more."""
         fresh = self._fresh(lost)
         risen = (fresh.loss or 0.0) > (self.books.loss or 0.0)
+        if risen and self.new_loss is None:
+            self.new_loss = self.books.loss
         self.books = fresh if risen else replace(self.books, excess=0.0)
         self._calm()
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether enough rows say what fresh means: only then a harm alarm can go off."""
+        return self.books.rows >= self.books.warm
 
     def _fresh(self, lost: Sums) -> Freshness:
         return Freshness(warm=self.books.warm, rows=lost.rows, total=lost.total, squares=lost.squares)

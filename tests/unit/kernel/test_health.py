@@ -46,6 +46,13 @@ def test_an_open_alarm_or_a_loss_surely_above_the_fresh_one_is_harm(seen):
     assert health(**WELL | seen).state == "harmed"
 
 
+@pytest.mark.parametrize(("is_warm", "state"), [(True, "right"), (False, "unknown")])
+def test_what_no_retraining_could_better_is_right_once_enough_rows_say_so_and_says_what_it_was_when_new(is_warm, state):
+    found = health(**WELL | {"new_loss": 4.0, "is_warm": is_warm})
+    assert found.state == state
+    assert "4 when new" in found.sentence
+
+
 def test_a_plain_service_is_right_when_it_is_asked_and_nothing_is_wrong():
     service = WELL | {"rows": 0, "loss": None, "interval": None, "fresh_loss": None}
     assert health(**service, answered=12).state == "right"
