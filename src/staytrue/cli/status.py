@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: Screen) -> int:
     """Exit code 1 when it is harmed."""
     store = open_store(args.store, must_exist=True)
-    found = status(store, store.app(args.name), at=args.at, app_file=args.app)
+    found = status(store, store.app(args.name), at=args.at)
     screen.document(found)
     champion = found["champion"]
     screen.say(f"{found['app']}: champion {champion['release'][:8] if champion else 'none'}", style="bold")

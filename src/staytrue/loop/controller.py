@@ -28,6 +28,7 @@ from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.comparison import compared, trained_stop, unseen
 from staytrue.loop.context import Context
 from staytrue.loop.fetch import fetch, next_due
+from staytrue.loop.few_labels import are_few, ask, traffic_mark
 from staytrue.loop.follow import Follower
 from staytrue.loop.inquiry import harm_told, inquire, repairs_under_way, rows_to_wait_for
 from staytrue.loop.jobs import Steps, tells_of_the_job
@@ -55,6 +56,8 @@ _FEWEST: Final = 50
 """Labelled rows below which nothing is trained."""
 _FIRST_PAUSE: Final = timedelta(seconds=15)
 _LONGEST_PAUSE: Final = timedelta(hours=1)
+_LABELS_PAUSE: Final = timedelta(seconds=10)
+"""Few labels are looked at this often at most, and never for more than a fiftieth of the time."""
 
 
 class Ended(Exception):
@@ -107,12 +110,16 @@ class Controller:
     """The alarms about sources that stand open, and what was said of each."""
     failing: dict[str, str] = field(default_factory=dict)
     """Source -> what was the matter when it was asked last."""
+    few: dict[str, Any] = field(default_factory=dict)
+    """What the labels of the newest predictions said when labels were few (`loop/few_labels.py`)."""
     chronicle: Chronicle = field(init=False)
     _loaded: bool = False
     _table: Digest | None = None
     _due: dict[str, datetime] = field(default_factory=dict)
     _watched: tuple[Any, ...] = ()
     _champion: tuple[Digest, Release] | None = None
+    _few_of: tuple[Any, ...] = ()
+    _few_due: datetime | None = None
 
     def __post_init__(self) -> None:
         self.forget()
@@ -138,6 +145,7 @@ class Controller:
         if not self.paused:
             self._work()
             self._follow()
+        self._look_at_few_labels()
         if self.life is not None:
             self.life.expire(self.clock())
             self.chronicle.write_if_told()
@@ -170,7 +178,7 @@ class Controller:
             self.told = max(self.told, int(state.get("told", 0)))
             self.paused, self.failed = bool(state.get("paused", False)), state.get("failed")
             self.mark, self.proposed = state.get("mark"), state.get("proposed")
-            self.standing = dict(state.get("standing", {}))
+            self.standing, self.few = dict(state.get("standing", {})), dict(state.get("few", {}))
             self.chronicle.count = int(state.get("count", 0))
             self._refresh()
             if state.get("life"):
@@ -270,6 +278,7 @@ class Controller:
             "mark": self.mark,
             "proposed": self.proposed,
             "standing": self.standing,
+            "few": self.few,
             "count": self.chronicle.count,
             "looked_at": self.clock().isoformat(),
             "life": self._remembered(),
@@ -515,6 +524,26 @@ class Controller:
         if told or due:
             self.inquired = told[-1].seq if told else self.inquired
             self.chronicle.write()
+
+    def _look_at_few_labels(self) -> None:
+        """Where the loop's own rows are too few for a verdict: ask what the labels of the newest predictions say."""
+        life, now = self.life, self.wall()
+        if not isinstance(life, Life) or not life.crowned:
+            return
+        if not are_few(life.look()):
+            self.few = {}
+            return
+        mark = traffic_mark(self.ctx.store, self.ctx.app.name)
+        seen = (life.release, life.lived, mark)
+        # A clock that was set back must not hold it up.
+        rests = self._few_due is not None and self._few_due - _LONGEST_PAUSE <= now < self._few_due
+        if not any(mark) or seen == self._few_of or rests:
+            return
+        calibration = life.senses.calibration
+        self.few, seconds = self.run(ask(self.ctx, calibration, now=self.clock()))
+        self._few_of = seen
+        self._few_due = self.wall() + min(max(_LABELS_PAUSE, timedelta(seconds=50 * seconds)), _LONGEST_PAUSE)
+        self.chronicle.write()
 
     # ------------------------------------------------------------ ticks
 

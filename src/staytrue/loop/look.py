@@ -6,22 +6,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from staytrue.kernel.health import FewKnown, Health, health
+from staytrue.kernel.health import Health, health
 from staytrue.kernel.incidents import Incident
-from staytrue.loop.label import Standing
+from staytrue.loop.few_labels import are_few, few_known, traffic_mark
 from staytrue.loop.lease import alive
 from staytrue.store.ledger import LIVE
 from staytrue.store.store import Store
 
 __all__ = ["Look", "last_look", "system_alarms", "verdict"]
 
-FEW_ROWS: Final = 400
-"""Labelled rows of late below which a verdict asks what the newest predictions' labels say."""
 _OLD: Final = timedelta(days=2)
 """A look whose clock was further back than this when it was written down was a replay's."""
 
@@ -38,6 +36,8 @@ class Look:
     as_of_then: bool
     """Whether the answers are about the moment of the look, on a clock that need not be this machine's."""
     paused: bool = False
+    few: Mapping[str, Any] | None = None
+    """What labels of the newest predictions say (`loop/few_labels.py`); empty: nobody has looked; None: nobody was answered."""
 
     def at_release(self, release: str | None) -> Mapping[str, Any]:
         """What it saw of a release: numbers about another one say nothing about it."""
@@ -63,10 +63,22 @@ def last_look(store: Store, app: str, wall: datetime) -> Look:
         # A loop that is at work looks all the time. But in a drill its clock is not this machine's.
         at = wall if runs and abs(wall - looked) < _OLD else looked
         seen = (memory.get("life") or {}).get("look", {})
-        return Look(seen=seen, at=at, runs=runs, as_of_then=runs, paused=bool(memory.get("paused")))
+        return Look(
+            seen=seen,
+            at=at,
+            runs=runs,
+            as_of_then=runs,
+            paused=bool(memory.get("paused")),
+            few=memory.get("few") or _unlooked(store, app),
+        )
     replayed = event is not None and event.recorded_at - event.at > _OLD
     seen = event.body["evidence"] if event else {}
-    return Look(seen=seen, at=event.at if event else None, runs=None, as_of_then=replayed)
+    few = _unlooked(store, app)
+    return Look(seen=seen, at=event.at if event else None, runs=None, as_of_then=replayed, few=few)
+
+
+def _unlooked(store: Store, app: str) -> Mapping[str, Any] | None:
+    return {} if any(traffic_mark(store, app)) else None
 
 
 def verdict(
@@ -76,7 +88,6 @@ def verdict(
     system: Iterable[str],
     now: datetime,
     answered: Callable[[], int],
-    few: Callable[[], Standing | None] = lambda: None,
 ) -> Health:
     """Whether the champion is right at `now`.
 
@@ -84,41 +95,35 @@ def verdict(
         release: the champion; None: there is none.
         system: alarms about machine and server, as `system_alarms` gives them.
         answered: asked of a plain service only: rows that were answered in the last hour.
-        few: asked where labels are few or silent: what those of the newest predictions say.
     """
     seen = look.at_release(release)
     rows, interval, loss = int(seen.get("rows", 0)), seen.get("loss_interval"), seen.get("loss")
-    found = None
-    if seen and not seen.get("service") and (rows < FEW_ROWS or "silence" in seen.get("alarms", ())):
-        found = few()
-    if found is not None:
-        best = found.few.best if found.few else None
-        rows, loss = found.labelled, best.mean if best else None
-        interval = (best.lo, best.hi) if best else None
+    # Who was asked nothing has no newest predictions: then what the loop saw is all that there is.
+    few = look.few if are_few(seen) and look.few is not None and look.few.get("predictions") != 0 else None
+    if few and "labels" in few:
+        rows, loss, interval = few["labels"], few["loss"], _bounds(few["interval"])
     return health(
         rows=rows,
         loss=loss,
         interval=interval,
         fresh_loss=seen.get("fresh_loss"),
+        new_loss=seen.get("new_loss"),
+        is_warm=seen.get("is_warm", True),
         alarms=[*seen.get("alarms", ()), *system],
         looked_at=look.at if seen else None,
         now=now,
         runs=look.runs is not False,
         answered=answered() if seen.get("service") else None,
-        few=_known(found, seen) if found else None,
+        few=None if few is None else few_known(few, seen.get("belief", "untested")),
     )
 
 
-def _known(found: Standing, seen: Mapping[str, Any]) -> FewKnown:
-    expected = found.expected
-    there = expected is not None and math.isfinite(expected.mean)
-    return FewKnown(
-        expected=expected.mean if expected is not None and there else None,
-        expected_interval=(expected.lo, expected.hi) if expected is not None and there else None,
-        belief=seen.get("belief", "untested"),
-        late_rows=found.labelled,
-        newest_label_at=found.newest_label_at,
-    )
+def _bounds(interval: Sequence[float | None] | None) -> Sequence[float] | None:
+    """As numbers: a side of which nothing is known has no end."""
+    if interval is None:
+        return None
+    low, high = interval
+    return (-math.inf if low is None else low, math.inf if high is None else high)
 
 
 def system_alarms(open_: Iterable[Incident]) -> list[str]:

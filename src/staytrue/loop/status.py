@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from staytrue.errors import StaytrueError
 from staytrue.kernel.incidents import standing
 from staytrue.kernel.release import describe_axes
-from staytrue.loop.label import Standing, judge_of
-from staytrue.loop.label import standing as labels_standing
 from staytrue.loop.look import Look, last_look, system_alarms, verdict
 from staytrue.store.counts import answered_rows
 from staytrue.store.ledger import LIVE, Event
@@ -18,19 +15,15 @@ from staytrue.store.store import KeptRelease, Store
 
 __all__ = ["status"]
 
-_FEW_SPAN = timedelta(days=28)
 _CHANGES = ("deployed", "promoted", "rolled_back", "reverted", "repaired", "undone", "trained")
 
 
-def status(
-    store: Store, app: str, *, at: str | None, app_file: str | None = None, now: datetime | None = None
-) -> dict[str, Any]:
-    """The four answers as a document, described in docs/documents.md.
+def status(store: Store, app: str, *, at: str | None, now: datetime | None = None) -> dict[str, Any]:
+    """The four answers as a document, described in docs/documents.md. No code of the app runs for it.
 
     Args:
         at: as of `now`, of the last look (`end`), or (None) of the last look if it was a replay's.
-        app_file: where the app is, whose metric says what few labels mean; the app is loaded only when labels are few.
-        now: given by whoever must not run the app's code (a page): of few labels nothing is said then beyond the loop's look.
+        now: the time of this machine, for tests.
     """
     wall = now or datetime.now(UTC)
     look = last_look(store, app, wall)
@@ -45,7 +38,6 @@ def status(
         system=system_alarms(alarms),
         now=moment,
         answered=lambda: _answered(store, app, moment),
-        few=lambda: None if now else _few(store, app, app_file, moment),
     )
     return {
         "app": app,
@@ -56,18 +48,8 @@ def status(
         "right": {"state": right.state, "sentence": right.sentence, "evidence": right.evidence},
         "changed": _changed(store, app),
         "blame": _blamed(store, app, role.release if role else None),
-        "next": _next(seen, store, app, look),
+        "next": _next(seen, store, app, look, alive=bool(look.runs) or moment != wall),
     }
-
-
-def _few(store: Store, app: str, app_file: str | None, now: datetime) -> Standing | None:
-    """What the labels of the newest predictions say; None where nobody was answered, or the app is not at hand."""
-    try:
-        judge, _ = judge_of(store, app, app_file)
-    except StaytrueError:
-        return None
-    found = labels_standing(store, app, now=now, span=_FEW_SPAN, judge=judge) if judge.metric is not None else None
-    return found if found and found.rows else None
 
 
 def _answered(store: Store, app: str, now: datetime) -> int:
@@ -115,9 +97,13 @@ def _before(event: Event, champion: KeptRelease | None) -> str | None:
     return told or next(iter(parents), None)
 
 
-def _next(seen: Mapping[str, Any], store: Store, app: str, look: Look) -> dict[str, Any]:
+def _next(seen: Mapping[str, Any], store: Store, app: str, look: Look, *, alive: bool) -> dict[str, Any]:
+    """`alive`: somebody does it, or did at the moment that the answers are about."""
     trial = seen.get("trial")
-    if look.paused:
+    if not alive and look.at is not None:
+        waits = f"; challenger {trial['release'][:8]} stays in {trial['stage']}" if trial else ""
+        sentence = f"nothing by itself: no controller runs, `staytrue up` beside the app starts one{waits}"
+    elif look.paused:
         sentence = "nothing: a person paused the loop; `staytrue resume` lets it go on"
     elif trial:
         sentence = f"challenger {trial['release'][:8]} is in {trial['stage']}, {trial['rows']} live rows so far"
