@@ -159,6 +159,8 @@ class Life:
     served: dict[int, Served] = field(default_factory=dict)
     recent: list[tuple[int, float]] = field(default_factory=list)
     """Rows and summed loss of the answers given in each of the newest ticks."""
+    lately: dict[Digest, list[tuple[int, float]]] = field(default_factory=dict)
+    """The same for the champion, whoever is on trial, and the old champion of a watch: what each lost on all rows of a tick."""
     weeks: dict[str, tuple[int, float]] = field(default_factory=dict)
     """The same by the Monday on which a week began, of all its life; weeks without a label are not there."""
     by_tick: dict[int, np.ndarray] = field(default_factory=dict)
@@ -342,6 +344,7 @@ class Life:
                 _told_of(exc),
             )
             return
+        self._remember_lately(served.champion, losses)
         shown = self.by_tick[tick] = self._learn_trial(served, tick, losses, now)
         self._remember_losses(tick, len(shown), float(shown.sum()))
         if served.champion == self.release:
@@ -359,6 +362,16 @@ class Life:
             self._note(noticed, now)
         if self.rollback and served.watch == self.rollback.number:
             self._learn_rollback(self.rollback, tick, losses, now)
+
+    def _remember_lately(self, release: Digest, losses: np.ndarray) -> None:
+        before = self.lately.get(release, [])
+        told = {**self.lately, release: [*before, (len(losses), float(losses.sum()))][-_RECENT_TICKS:]}
+        matter = {
+            self.release,
+            self.trial.release if self.trial else None,
+            self.rollback.old_release if self.rollback else None,
+        }
+        self.lately = {one: kept for one, kept in told.items() if one in matter}
 
     def _remember_losses(self, tick: int, rows: int, total: float) -> None:
         self.recent = [*self.recent, (rows, total)][-_RECENT_TICKS:]
@@ -398,6 +411,7 @@ class Life:
             return losses
         if trial:
             trial.seen(self.past, tick, challenger, losses)
+        self._remember_lately(served.challenger, challenger)
         mask = in_canary(self.past.keys(tick), served.share, salt=served.challenger)
         return np.where(mask, challenger, losses) if len(losses) else losses
 
@@ -428,6 +442,7 @@ class Life:
                 raise
             self.rollback = None  # it can't answer any more: there is nothing to roll back to
             return
+        self._remember_lately(rollback.old_release, old)
         judgement = rollback.learn(self.past, tick, losses, old)
         if judgement is not None:
             self.roll_back(now, judgement.sentence, short(judgement.evidence))
@@ -605,6 +620,8 @@ class Life:
         old, self.release = self.release, release
         self.champion = replace(champion, rows=self.champion.rows)
         self._who[release] = self.champion
+        if old in self.lately:
+            self.lately[release] = self.lately.pop(old)
         self.served = {
             tick: replace(one, champion=release) if one.champion == old else one for tick, one in self.served.items()
         }
@@ -833,9 +850,10 @@ class Life:
 
     def look(self) -> dict[str, Any]:
         """What `status` asks: the champion's loss of late, open alarms, the trial under way, and what comes next."""
-        rows, total = sum(n for n, _ in self.recent), sum(lost for _, lost in self.recent)
+        lately = self.lately.get(self.release, [])
+        rows, total = sum(n for n, _ in lately), sum(lost for _, lost in lately)
         trial = self.trial
-        low, high = mean_interval(self.recent)
+        low, high = mean_interval(lately)
         return {
             "champion": self.release,
             "rows": rows,

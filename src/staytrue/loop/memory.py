@@ -56,6 +56,7 @@ def remember(life: Life) -> dict[str, Any]:
         "number": life.number,
         "served": {_time(life, tick): asdict(one) for tick, one in life.served.items()},
         "recent": life.recent,
+        "lately": life.lately,
         "weeks": [[monday, rows, total] for monday, (rows, total) in life.weeks.items()],
         "last": life.last and asdict(life.last),
         "count": life.chronicle.count,
@@ -102,6 +103,10 @@ def _recall(life: Life, document: Mapping[str, Any]) -> None:
     life.setbacks, life.number = int(document["setbacks"]), int(document["number"])
     life.served = {_tick(life, time): Served(**one) for time, one in document["served"].items()}
     life.recent = [(int(rows), float(total)) for rows, total in document["recent"]]
+    life.lately = {
+        Digest(release): [(int(rows), float(total)) for rows, total in kept]
+        for release, kept in document.get("lately", {life.release: document["recent"]}).items()
+    }
     life.weeks = {monday: (int(rows), float(total)) for monday, rows, total in document.get("weeks", ())}
     life.last = Decision(**document["last"]) if document["last"] else None
     life.chronicle.count = int(document["count"])
