@@ -33,6 +33,10 @@ def test_when_the_world_turns_back_a_champion_of_before_does_too_without_a_train
     controller = shop.controller()
     promoted = shop.until(controller, "promoted")
     first = shop.roles()["previous"]
+    assert controller.life is not None
+    look = controller.life.look()
+    # What the champion before it has lost of late is no word on this one.
+    assert (look["rows"], look["loss"]) == (look["fresh_rows"], look["fresh_loss"])
     restored = shop.until(controller, "restore")
     retrained = len(shop.events("retrain"))
 
