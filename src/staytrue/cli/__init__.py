@@ -26,6 +26,7 @@ VERBS = {
     "predict": "score a Parquet file of any size, in bounded memory; goes on after a kill",
     "status": "is it right now? what changed? what is to blame? what happens next?",
     "log": "what happened, and why",
+    "jobs": "what runs now, what ran, and what it printed",
     "show": "one release, event or table",
     "why": "what a single prediction rests on: release, near rows, what moved it, what others say",
     "label": "which predictions to label next; labels from a file",

@@ -1,8 +1,9 @@
 """Events: tells open pages that something moved, as server-sent events.
 
 Whether something moved is seen by the times of the ledger's files, four times a second while a page is open and never else; the
-ledger itself is not asked. A commit moves the times before it can be read, so a move is told twice: at once, and when all is
-quiet again. Whether a controller lives is seen by its beat. A reader that does not read is dropped: it comes again by itself.
+ledger itself is not asked. A page about jobs hears of their files too: what a job prints is in no ledger. A commit moves the
+times before it can be read, so a move is told twice: at once, and when all is quiet again. Whether a controller lives is seen by
+its beat. A reader that does not read is dropped: it comes again by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from staytrue.engines.job_log import mark
 from staytrue.loop.lease import alive
 from staytrue.store.ledger_file import ledger_times
 
@@ -33,6 +35,8 @@ _BEAT_S: Final = 2.0
 _COMMENT_S: Final = 15.0
 _UNREAD_BYTES: Final = 64 << 10
 _MOST: Final = 128
+_JOBS: Final = frozenset({"job", "jobs"})
+"""Elements of pages that show what jobs print."""
 
 Controller = Literal["alive", "dead", "none"]
 
@@ -43,6 +47,8 @@ class _Reader:
 
     app: str
     writer: asyncio.StreamWriter
+    jobs: bool
+    """Whether it shows what jobs print."""
     told: Controller = "none"
 
 
@@ -50,12 +56,12 @@ class _Reader:
 class _Moves:
     """What was seen of the files, and what of it is still to be told; times are monotonic."""
 
-    mark: tuple[int, ...] = ()
+    mark: tuple[Any, ...] = ()
     due_s: float = float("inf")
     settles_s: float = float("inf")
     told_s: float = float("-inf")
 
-    def look(self, mark: tuple[int, ...], now_s: float) -> bool:
+    def look(self, mark: tuple[Any, ...], now_s: float) -> bool:
         """Whether to say `changed` now."""
         if mark != self.mark:
             self.mark = mark
@@ -80,6 +86,7 @@ class Events:
     root: Path
     _readers: set[_Reader] = field(default_factory=set)
     _moves: _Moves = field(default_factory=_Moves)
+    _prints: _Moves = field(default_factory=_Moves)
     _task: asyncio.Task[None] | None = None
 
     @property
@@ -100,7 +107,7 @@ class Events:
         if self._task is None or self._task.done():
             self._moves = _Moves(mark=ledger_times(self.root))
             self._task = asyncio.get_running_loop().create_task(self._watch())
-        one = _Reader(app, writer, controller(self.root, app))
+        one = _Reader(app, writer, not _JOBS.isdisjoint(fragments), controller(self.root, app))
         hello = {"fragments": list(fragments), "controller": one.told}
         _send(one, "hello", hello, id_=self._id(one))
         if last and last != self._id(one):
@@ -127,6 +134,8 @@ class Events:
         while self._readers:
             now_s = time.monotonic()
             changed = self._moves.look(ledger_times(self.root), now_s)
+            shown = any(one.jobs for one in self._readers)
+            printed = shown and self._prints.look(mark(self.root / "work" / "jobs"), now_s)
             lives = {app: controller(self.root, app) for app in {one.app for one in self._readers}}
             beats, comments = now_s - beat_s >= _BEAT_S, now_s - comment_s >= _COMMENT_S
             beat_s, comment_s = now_s if beats else beat_s, now_s if comments else comment_s
@@ -134,7 +143,7 @@ class Events:
                 turned, one.told = one.told != lives[one.app], lives[one.app]
                 if turned or beats:
                     _send(one, "beat", {"controller": one.told})
-                if turned or changed:
+                if turned or changed or (printed and one.jobs):
                     _send(one, "changed", {}, id_=self._id(one))
                 if comments:
                     _write(one, b": here\n\n")

@@ -1,4 +1,4 @@
-"""Log, incidents, jobs and replays as documents."""
+"""Log, incidents and replays as documents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from staytrue.errors import NotFound
 from staytrue.kernel.release import Digest
 from staytrue.loop.log import TOLD, document
 from staytrue.loop.losses import stories
-from staytrue.loop.train import TRAININGS
 from staytrue.store.browse import events_at, found_events, kinds_of
 from staytrue.store.ledger import LIVE, Event
 from staytrue.store.store import Store
@@ -20,7 +19,6 @@ from staytrue.store.store import Store
 __all__ = [
     "incident_document",
     "incidents_document",
-    "jobs_document",
     "log_document",
     "replays_document",
 ]
@@ -136,29 +134,6 @@ def _blame(store: Store, event: Event | None) -> dict[str, Any] | None:
         "bad": event.body.get("bad"),
         "outcome": event.body.get("outcome"),
         "report": dict(report),
-    }
-
-
-# ------------------------------------------------------------ jobs
-
-
-def jobs_document(store: Store, app: str) -> dict[str, Any]:
-    """The newest trainings, and how each ended."""
-    found = found_events(store.ledger, app, timelines=[TRAININGS], limit=PER_PAGE)
-    return {
-        "app": app,
-        "jobs": [
-            {
-                "seq": event.seq,
-                "at": event.recorded_at.isoformat(),
-                "kind": event.kind,
-                "sentence": event.sentence,
-                "rows": event.body.get("rows"),
-                "seconds": event.body.get("seconds"),
-                "failed": event.kind != "trained",
-            }
-            for event in found
-        ],
     }
 
 

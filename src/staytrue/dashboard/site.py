@@ -28,7 +28,6 @@ from staytrue.dashboard.health_page import apps_document, health_document
 from staytrue.dashboard.log_page import (
     incident_document,
     incidents_document,
-    jobs_document,
     log_document,
     replays_document,
 )
@@ -43,6 +42,7 @@ from staytrue.dashboard.small_pictures import (
     rows_picture,
 )
 from staytrue.errors import Conflict, Corrupt, InvalidInput, NotFound, Refused, StaytrueError, Unavailable
+from staytrue.loop.job_list import job_document, jobs_document
 from staytrue.loop.orders import paused
 from staytrue.store.store import Store
 
@@ -148,7 +148,12 @@ def fragments(path: str) -> tuple[str, ...]:
     if len(parts) > 4:
         return ()
     if len(parts) > 3:
-        return {"releases": ("actions", "trial"), "incidents": ("incident",), "data": ("quarantine",)}.get(page, ())
+        return {
+            "releases": ("actions", "trial"),
+            "incidents": ("incident",),
+            "data": ("quarantine",),
+            "jobs": ("job",),
+        }.get(page, ())
     return _FRAGMENTS.get(page, ())
 
 
@@ -430,8 +435,14 @@ def _log(asked: _Asked) -> _View:
 
 
 def _jobs(asked: _Asked) -> _View:
-    document = jobs_document(asked.store, asked.app)
-    return _View(template="jobs.html", document=document, tab="Jobs", command="staytrue log --timeline trainings")
+    document = jobs_document(asked.store, asked.app, now=asked.now)
+    return _View(template="jobs.html", document=document, tab="Jobs", command="staytrue jobs")
+
+
+def _job(asked: _Asked) -> _View:
+    which = asked.rest.removeprefix("jobs/")
+    document = job_document(asked.store, asked.app, which, now=asked.now)
+    return _View(template="job.html", document=document, tab="Jobs", command=f"staytrue jobs {document['id']}")
 
 
 def _confirm(asked: _Asked) -> _View:
@@ -452,6 +463,7 @@ _BELOW: Final[Mapping[str, Callable[[_Asked], _View]]] = {
     "releases": _release,
     "data": _source,
     "incidents": _incident,
+    "jobs": _job,
     "confirm": _confirm,
 }
 _TABS: Final = (("Health", ""), *((name.capitalize(), f"/{name}") for name in _PAGES if name))

@@ -18,11 +18,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, cast
 
-from staytrue.engines import toll
+from staytrue.engines import job_log, toll
 from staytrue.engines.guard import (
     DETACHED,
     KILL,
@@ -197,7 +197,7 @@ class Foreman:
                 signal_group(attempt.group, KILL)
                 self._guard.forget(attempt.group)
             if attempt.phase != "abandoned":
-                self._conclude(attempt.pending.handle, final)
+                self._told(attempt, replace(final, log=_tail(attempt.place / "log")))
         for pending in self._queue:
             self._conclude(pending.handle, final)
         end_families(launcher.process.pid for launcher in self._processes)
@@ -253,7 +253,7 @@ class Foreman:
             return
         # User code runs in the launcher itself, beside other jobs: it is asked to leave, and takes no further jobs,
         # since an import that was cut short leaves libraries half loaded.
-        self._conclude(attempt.pending.handle, self._outcome(attempt, status, error=error_document(why)))
+        self._told(attempt, self._outcome(attempt, status, error=error_document(why)))
         attempt.phase, attempt.due = "abandoned", time.monotonic() + _ABANDON_S
         self._retire(attempt.launcher)
         self._interrupt(attempt.launcher)
@@ -352,7 +352,7 @@ class Foreman:
         )
         log = _tail(attempt.launcher.log) + _tail(attempt.place / "log")
         error = error_document(Unavailable("ST341", text, losses=pending.losses))
-        self._conclude(pending.handle, self._outcome(attempt, "failed", error=error, log=log))
+        self._told(attempt, self._outcome(attempt, "failed", error=error, log=log))
         self._drop(attempt)
 
     def _give_up_on(self, launcher: _Launcher, ended: Ended) -> None:
@@ -382,7 +382,12 @@ class Foreman:
                 report = {"status": "failed", "error": error_document(_disk_error(attempt, size))}
             answer = {name: report.get(name) for name in ("result", "error")}
             outcome = self._outcome(attempt, report["status"], ended, **answer)
+        job_log.end(attempt.place, outcome)
         self._drop(attempt, keep=outcome)
+        self._conclude(attempt.pending.handle, outcome)
+
+    def _told(self, attempt: _Attempt, outcome: Outcome) -> None:
+        job_log.end(attempt.place, outcome)
         self._conclude(attempt.pending.handle, outcome)
 
     def _outcome(self, attempt: _Attempt, status: Status, ended: Ended | None = None, **facts: Any) -> Outcome:
@@ -465,6 +470,7 @@ class Foreman:
         place = self._place / nonce
         (place / "outbox").mkdir(parents=True, mode=0o700)
         (place / "job.json").write_text(json.dumps(pending.document))
+        job_log.begin(place, pending.job)
         spawned = launcher.mode == "spawn"
         return _Attempt(
             pending=pending,

@@ -46,6 +46,7 @@ class Job:
         disk_bytes: what it may write into its outbox and its log; None: half of what is free when it begins.
         warm: modules to import before, by name or by path of a `.py` file.
         interpreter: the Python of another environment, which finds this staytrue; None: the one that runs here.
+        app, purpose: whose it is and what for, in a few words, for whoever looks on.
     """
 
     key: str
@@ -59,6 +60,8 @@ class Job:
     disk_bytes: int | None = None
     warm: tuple[str, ...] = ()
     interpreter: Path | None = None
+    app: str = ""
+    purpose: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,13 @@ import contextlib
 import os
 import secrets
 import shutil
-import sys
 from pathlib import Path
 
+from staytrue.engines import job_log
+from staytrue.engines.file_lock import try_lock
 from staytrue.errors import Unavailable
 
-__all__ = ["OwnPlace", "try_lock"]
+__all__ = ["OwnPlace"]
 
 
 class OwnPlace:
@@ -55,23 +56,8 @@ def _sweep(lock: Path) -> None:
         fd = os.open(lock, os.O_RDWR)
         try:
             if try_lock(fd):
+                job_log.break_off(lock.with_suffix(""))
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
                 lock.unlink()
         finally:
             os.close(fd)
-
-
-def try_lock(fd: int) -> bool:
-    """Whether the lock on this file is ours now; the kernel takes it back when this process is gone."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

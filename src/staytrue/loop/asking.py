@@ -192,6 +192,7 @@ class Asking:
             payload={"store": str(self.store.root), "key": str(self.store.key_path), **server.payload, **more},
             workspace=server.entry.parent,
             timeout_s=server.timeout_s,
+            app=server.release.app,
         )
 
 

@@ -31,7 +31,7 @@ from staytrue.loop.fetch import fetch, next_due
 from staytrue.loop.few_labels import are_few, ask, traffic_mark
 from staytrue.loop.follow import Follower
 from staytrue.loop.inquiry import harm_told, inquire, repairs_under_way, rows_to_wait_for
-from staytrue.loop.jobs import Steps, tells_of_the_job
+from staytrue.loop.jobs import Steps, on_behalf, tells_of_the_job
 from staytrue.loop.lease import Tenancy
 from staytrue.loop.life import Candidate, Life, short
 from staytrue.loop.memory import recall, remember
@@ -436,7 +436,7 @@ class Controller:
             if self._rests(name) or now < self._due.get(name, now) <= now + sources[name].spec.every:
                 continue
             try:
-                self.run(fetch(self.ctx, name, now=now))
+                self.run(on_behalf(f"fetching {name}", fetch(self.ctx, name, now=now)))
             except (Unavailable, InvalidInput, Refused, Conflict) as exc:
                 if exc.code == "ST800":
                     raise  # the source did not fail: another controller took over
@@ -508,17 +508,16 @@ class Controller:
         due = self.unsure.get("release") == life.release and life.past.rows(0, life.known) >= self.unsure["rows"]
         challenger = life.trial.release if life.trial else None
         if due and not (challenger and repairs_under_way(store, app, challenger)):
-            report = self.run(
-                inquire(
-                    self.ctx,
-                    life.release,
-                    alarm=self.unsure["alarm"],
-                    trainings=life.settings.blame,
-                    now=self.clock(),
-                    wall=self.wall(),
-                    say=self.say,
-                )
+            asked = inquire(
+                self.ctx,
+                life.release,
+                alarm=self.unsure["alarm"],
+                trainings=life.settings.blame,
+                now=self.clock(),
+                wall=self.wall(),
+                say=self.say,
             )
+            report = self.run(on_behalf(f"blame of {life.release[:8]}", asked))
             wanted = rows_to_wait_for(report, life.past.rows(0, life.known))
             self.unsure = {} if wanted is None else {**self.unsure, "rows": wanted}
         if told or due:
@@ -570,7 +569,7 @@ class Controller:
         self.say(f"Training the first release on {labelled:,} labelled rows.")
         self.life = life
         try:
-            self.run(life.begin())
+            self.run(on_behalf("the first release", life.begin()))
         except (InvalidInput, Refused) as exc:
             self.life, self.failed = None, self._table
             body = exc.document()
@@ -619,7 +618,7 @@ class Controller:
 
     def _try_code(self, life: Life, proposal: Proposal) -> None:
         try:
-            checked = self.run(self._checked(life, proposal))
+            checked = self.run(on_behalf(f"the check of {proposal.name}", self._checked(life, proposal)))
             self.run(self._judged(life, checked))
         except Unavailable as exc:
             self._rest(_CODE, f"Checking {proposal.name} came to nothing", exc)

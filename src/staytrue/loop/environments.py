@@ -32,7 +32,7 @@ from staytrue.engines.environments import (
     new,
     said_by,
 )
-from staytrue.engines.place import try_lock
+from staytrue.engines.file_lock import try_lock
 from staytrue.engines.process import Job
 from staytrue.errors import Unavailable
 from staytrue.kernel.canonical_json import canonical_json
@@ -80,6 +80,7 @@ def in_environment(ctx: Context, env: Digest, *, timeout_s: float = BUILD_S) -> 
             "wheels": list(settings_list("wheels")),
         },
         timeout_s=timeout_s + 60,  # by then it has said itself what took so long
+        app=ctx.app.name,
     )
     outcome = (yield [job])[0]
     result = result_of(outcome, doing=f"rebuild environment {env[:8]}")

@@ -185,6 +185,7 @@ def _given(ctx: Context, spec: SourceSpec, windows: Sequence[Window], now: datet
                      "since": since.isoformat(), "until": until.isoformat()},
             workspace=ctx.file.parent,
             timeout_s=duration(ctx.app.settings.timeout).total_seconds(),
+            app=ctx.app.name,
         )
         for since, until in spans
     ]  # fmt: skip

@@ -69,6 +69,8 @@ def ask(ctx: Context, calibration: Calibration | None, *, now: datetime) -> Step
         timeout_s=duration(app.settings.timeout).total_seconds(),
         memory_bytes=app.settings.memory_mb * 2**20 if app.settings.memory_mb else None,
         interpreter=ctx.interpreter,
+        app=app.name,
+        purpose="the verdict",
     )
     outcome = (yield [job])[0]
     try:

@@ -7,12 +7,13 @@ drive it by hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from staytrue.engines.process import Handle, Job, Outcome, ProcessPool
 from staytrue.errors import InvalidInput, Refused, StaytrueError, Unavailable, from_document
 
-__all__ = ["Steps", "drive", "result_of", "side_by_side", "tells_of_the_job"]
+__all__ = ["Steps", "drive", "on_behalf", "result_of", "side_by_side", "tells_of_the_job"]
 
 T = TypeVar("T")
 _LOOK_S = 0.1
@@ -30,7 +31,7 @@ def drive(
     """Run every line to its end, side by side, and give back their results.
 
     Args:
-        lines: the steps, by name.
+        lines: the steps, by name; a job that does not say what it is for is for the line of that name.
         pool: where jobs run; jobs with equal keys that are under way at the same time run once.
         moved: called with a line's name whenever it went on.
         stop: asked ten times a second while jobs run; what it gives is raised.
@@ -84,7 +85,7 @@ class _Drive(Generic[T]):
         else:
             for job in jobs:
                 if job.key not in self._under_way and job.key not in self._done:
-                    self._under_way[job.key] = self._pool.submit(job)
+                    self._under_way[job.key] = self._pool.submit(replace(job, purpose=job.purpose or name))
             self._waiting[name] = [job.key for job in jobs]
         self._moved(name)
 
@@ -98,6 +99,18 @@ class _Drive(Generic[T]):
             key = handles[handle.number]
             self._done[key] = _outcome(self._pool, handle)
             del self._under_way[key]
+
+
+def on_behalf(purpose: str, steps: Steps[T]) -> Steps[T]:
+    """The same steps, whose jobs say what they are for."""
+    outcomes: Sequence[Outcome] | None = None
+    while True:
+        try:
+            jobs = next(steps) if outcomes is None else steps.send(outcomes)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        outcomes = yield [replace(job, purpose=job.purpose or purpose) for job in jobs]
 
 
 def side_by_side(lines: Sequence[Steps[T]]) -> Steps[list[T | StaytrueError]]:

@@ -312,6 +312,7 @@ class Past:
             workspace=trained.entry.parent,
             timeout_s=duration(self.ctx.app.settings.timeout).total_seconds(),
             interpreter=trained.interpreter,
+            app=self.ctx.app.name,
         )
 
     def _name(self, trained: Trained, ticks: Sequence[int]) -> Digest:

@@ -150,6 +150,7 @@ def golden_answers(ctx: Context, release: Release) -> Steps[Golden | None]:
         workspace=server.entry.parent,
         timeout_s=duration(ctx.app.settings.timeout).total_seconds(),
         interpreter=server.interpreter,
+        app=ctx.app.name,
     )
     outcome = (yield [job])[0]
     answers = result_of(outcome, doing=f"answer the golden rows with model {model[:8]}")["golden"]
@@ -206,6 +207,7 @@ def _examples_job(ctx: Context, release: Release, rows: Digest | None) -> Job:
         workspace=entry.parent,
         timeout_s=duration(ctx.app.settings.timeout).total_seconds(),
         interpreter=ctx.interpreter,
+        app=ctx.app.name,
     )
 
 

@@ -113,6 +113,7 @@ def _job(
         timeout_s=duration(settings.timeout).total_seconds(),
         memory_bytes=settings.memory_mb * 2**20 if settings.memory_mb else None,
         interpreter=ctx.interpreter,
+        app=ctx.app.name,
     )
 
 

@@ -97,6 +97,7 @@ def _job(ctx: Context, command: str, argv: list[str]) -> Job:
         },
         timeout_s=limit_s + _MARGIN_S,
         memory_bytes=settings.memory_mb * 2**20 if settings.memory_mb else None,
+        app=ctx.app.name,
     )
 
 

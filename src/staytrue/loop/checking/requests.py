@@ -192,6 +192,7 @@ def _asked(ctx: Context, server: Server, rows: frames.Rows) -> Steps[list[list[A
         payload=ctx.payload(model=server.model, seal=server.seal, rows=asked) | {"entry": str(server.entry)},
         workspace=server.entry.parent,
         timeout_s=duration(ctx.app.settings.timeout).total_seconds(),
+        app=ctx.app.name,
     )
     outcome = (yield [job])[0]
     result = result_of(outcome, doing=f"answer {len(there)} logged requests with code {server.code[:8]}")

@@ -132,6 +132,7 @@ def _job(ctx: Context, source: str, window: Window) -> Job:
         },
         workspace=ctx.file.parent,
         timeout_s=duration(ctx.app.settings.timeout).total_seconds(),
+        app=ctx.app.name,
     )
 
 
