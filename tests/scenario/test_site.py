@@ -444,3 +444,19 @@ def test_that_a_replay_ended_well_is_no_word_on_who_answers_now(lived):
     assert offline["replayed"]
     assert json.loads(served.body)["status"]["right"]["state"] == "unknown"
     assert b"is-right" not in respond(lived, "/", {}, now=far, live={"may": []}).body
+
+
+def test_a_revert_is_foretold_for_one_of_several_apps(empty):
+    for app, codes in {"shop": ("x = 1\n", "x = 2\n"), "till": ("x = 3\n",)}.items():
+        parents = ()
+        for k, text in enumerate(codes):
+            id_ = release(empty, app, {"app.py": text}, parents=parents)
+            roles = [RoleChange(role="champion", release=id_, share=1.0, expect_epoch=k)]
+            if parents:
+                roles.append(RoleChange(role="previous", release=parents[0], share=0.0, expect_epoch=0))
+            told = entry(app, k, "deployed", f"{k}.", {"release": id_}, refs=as_release(id_), roles=tuple(roles))
+            empty.ledger.append([told], recorded_at=NOW)
+            parents = (id_,)
+
+    assert "would answer again" in page(empty, "/apps/shop/confirm/revert", {"code": "1"})
+    assert "ST136" in page(empty, "/apps/till/confirm/revert", {"code": "1"}, status=404)

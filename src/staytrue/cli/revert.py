@@ -7,13 +7,12 @@ import argparse
 from staytrue.cli import order
 from staytrue.cli.screen import Screen
 from staytrue.engines.process import ProcessPool
-from staytrue.errors import InvalidInput, NotFound
+from staytrue.errors import InvalidInput
 from staytrue.kernel.release import AXES, Axis
 from staytrue.loop.deliver import Delivered
 from staytrue.loop.jobs import Steps, drive
 from staytrue.loop.outlook import Outlook, foreseen
-from staytrue.loop.revert import champion_of, context_of, planned, revert
-from staytrue.store.ledger import LIVE
+from staytrue.loop.revert import before, champion_of, context_of, planned, revert
 from staytrue.store.store import KeptRelease, Store, open_store
 
 __all__ = ["arguments", "run"]
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     store = open_store(args.store, must_exist=True)
     app = order.app_of(store, args)
     champion = champion_of(store, app)
-    to = store.release(args.to or _before(store, app))
+    to = store.release(args.to) if args.to else before(store, app)
     with ProcessPool(store.work / "jobs") as pool, screen.busy("asking the releases"):
         done = drive({"revert": _steps(args, store, (champion, to), axes)}, pool)["revert"]
     if isinstance(done, Outlook):
@@ -61,12 +60,3 @@ def _steps(
     if args.dry_run:
         return (yield from foreseen(ctx, planned(store, ctx.app.name, to, axes), now=args.now))
     return (yield from revert(ctx, to, axes, now=args.now, by=order.who(), why=args.why))
-
-
-def _before(store: Store, app: str) -> str:
-    role = store.ledger.role(app, LIVE, "previous")
-    if role is None or not role.release:
-        raise NotFound(
-            "ST136", "There is no release before the champion: say which to take from. `staytrue log` lists them."
-        )
-    return role.release

@@ -10,7 +10,7 @@ from staytrue.kernel.release import AXES, Axis, describe_axes
 from staytrue.loop.lease import alive
 from staytrue.loop.orders import challenger, needless, will
 from staytrue.loop.outlook import on_trial
-from staytrue.loop.revert import planned
+from staytrue.loop.revert import before, planned
 from staytrue.loop.undo import meant
 from staytrue.store.ledger import LIVE
 from staytrue.store.store import Store
@@ -111,8 +111,7 @@ def _order(store: Store, app: str, what: str, query: Mapping[str, str]) -> tuple
 
 def _revert(store: Store, app: str, query: Mapping[str, str]) -> tuple[list[str], dict[str, str], str]:
     chosen: list[Axis] = [axis for axis in AXES if query.get(axis)] or list(AXES)
-    previous = store.ledger.role(app, LIVE, "previous")
-    to = store.release(query.get("to") or (previous.release if previous and previous.release else "champion"))
+    to = store.release(query["to"]) if query.get("to") else before(store, app)
     plan = planned(store, app, to, chosen)
     lives, waiting = alive(store.root, app), on_trial(store, app)
     differs = describe_axes(plan.champion.release, plan.release)

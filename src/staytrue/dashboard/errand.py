@@ -25,9 +25,8 @@ from staytrue.loop.context import Context
 from staytrue.loop.data import drop, held_back, release, trust
 from staytrue.loop.jobs import Steps, drive
 from staytrue.loop.refresh import refresh, sources_of
-from staytrue.loop.revert import champion_of, context_of, revert
+from staytrue.loop.revert import before, champion_of, context_of, revert
 from staytrue.loop.undo import meant, undo_data
-from staytrue.store.ledger import LIVE
 from staytrue.store.store import KeptRelease, Store, open_store
 
 __all__ = ["main", "run"]
@@ -47,7 +46,7 @@ def run(store: Store, asked: Asked, home: Path) -> str:
 def _steps(store: Store, asked: Asked, champion: KeptRelease, home: Path) -> Steps[str]:
     form, by, why = asked.form, asked.by, asked.why
     if asked.what == "revert":
-        to = store.release(form.get("to") or _before(store, asked.app))
+        to = store.release(form["to"]) if form.get("to") else before(store, asked.app)
         axes: list[Axis] = [axis for axis in AXES if form.get(axis)]
         ctx = yield from context_of(store, (champion, to), home=home)
         done = yield from revert(ctx, to, axes, now=bool(form.get("now")), by=by, why=why)
@@ -80,13 +79,6 @@ def _spec(ctx: Context, name: str | None) -> SourceSpec:
         known = ", ".join(sources) or "none"
         raise NotFound("ST620", f"App {ctx.app.name} has no source {wanted!r}; there are {known}.", source=wanted)
     return sources[wanted].spec
-
-
-def _before(store: Store, app: str) -> str:
-    role = store.ledger.role(app, LIVE, "previous")
-    if role is None or not role.release:
-        raise NotFound("ST136", "There is no release before the champion: say which to take from.")
-    return role.release
 
 
 def _say(sentence: str) -> None:

@@ -24,7 +24,7 @@ from staytrue.loop.service import let_in
 from staytrue.store.ledger import LIVE, Ref
 from staytrue.store.store import KeptRelease, Store
 
-__all__ = ["Plan", "champion_of", "context_of", "hand_over", "made", "planned", "revert"]
+__all__ = ["Plan", "before", "champion_of", "context_of", "hand_over", "made", "planned", "revert"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,20 @@ def champion_of(store: Store, app: str) -> KeptRelease:
             app=app,
         )
     return champion
+
+
+def before(store: Store, app: str) -> KeptRelease:
+    """The release that answered before the champion.
+
+    Raises:
+        NotFound: ST136, there is none.
+    """
+    role = store.ledger.role(app, LIVE, "previous")
+    if role is None or not role.release:
+        raise NotFound(
+            "ST136", "There is no release before the champion: say which to take from. `staytrue log` lists them."
+        )
+    return store.release(role.release)
 
 
 def planned(store: Store, app: str, to: KeptRelease, axes: Collection[Axis]) -> Plan:

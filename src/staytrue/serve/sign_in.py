@@ -58,7 +58,7 @@ def form(back: str, *, linked: bool, status: int, wrong: bool = False) -> Respon
 def plain_page(title: str, detail: str, code: str, *, again: bool) -> bytes:
     """A page that says one thing; `again`: and looks again by itself."""
     body = f"<p>{escape(detail)}</p><p><small>{escape(code)}</small></p>"
-    return _page(title, body, '<meta http-equiv="refresh" content="1">' if again else "")
+    return _page(title, body, '<meta http-equiv="refresh" content="1">' if again else _LOOKS)
 
 
 def local(back: str) -> str:
@@ -72,11 +72,16 @@ def local(back: str) -> str:
     return quote(back, safe="/?&=%-._~+:,") if is_ours and len(back) <= 1_000 else "/"
 
 
-def _page(title: str, body: str, head: str = "") -> bytes:
+# Files of the page's process, open to everybody: where it does not answer, the page reads without them.
+_LOOKS: Final = '<link rel="icon" href="/static/icon.svg"><link rel="stylesheet" href="/static/page.css">'
+
+
+def _page(title: str, body: str, head: str = _LOOKS) -> bytes:
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark">{head}<title>{escape(title)} - staytrue</title></head>'
-        f"<body><main><h1>{escape(title)}</h1>{body}</main></body></html>"
+        f'<body><main><section class="box"><h1>{escape(title)}</h1>{body}</section></main></body></html>'
     ).encode()
 
 
