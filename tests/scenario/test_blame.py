@@ -15,6 +15,7 @@ from staytrue.loop.deliver import train_by_hand
 from staytrue.loop.inquiry import good_before
 from staytrue.loop.past import Past
 from staytrue.loop.repairing import repaired
+from staytrue.loop.status import status
 
 # From day 24 on sizes go up to 12. Code that "knows" that they end at 5 is as good as any until then.
 WORLD = APP.replace(
@@ -145,4 +146,7 @@ def test_harm_leads_to_the_guilty_code_and_back_without_a_hand(tmp_path, pool):
     assert repaired_, [f"{event.at:%d} {event.kind} {event.sentence}" for event in shop.events()]
     assert told["blamed"].body["bad"] == bad or told["blamed"].body["outcome"] == "changes"
     assert good_before(shop.ctx.store, shop.ctx.store.release(bad).id) == good
+    blamed = status(shop.ctx.store, "shop", at=None)["blame"]
+    assert (blamed["state"], blamed["event"]) == ("over", told["blamed"].id)
+    assert repaired_[:8] in blamed["sentence"]
     shop.ctx.store.close()

@@ -63,16 +63,25 @@ def _newest(store: Store, app: str, kinds: tuple[str, ...]) -> Event | None:
 
 def _blamed(store: Store, app: str, champion: str | None) -> dict[str, Any]:
     event = _newest(store, app, ("blamed",))
-    if event is None or event.body.get("bad") != champion:
+    told = event.body if event else {}
+    over = champion is not None and told.get("bad") == _answered_before(store, app, champion)
+    if event is None or champion is None or not (over or told["bad"] == champion):
         sentence = "unknown: nothing was re-run to find out; `staytrue blame` does"
         return {"state": "unknown", "sentence": sentence}
+    since = f" Since then {champion[:8]} has become champion." if over else ""
     return {
-        "state": event.body["outcome"],
+        "state": "over" if over else told["outcome"],
         "at": event.at.isoformat(),
         "event": event.id,
-        "good": event.body["good"],
-        "sentence": f"{event.at:%Y-%m-%d} {event.sentence.removeprefix('Blame: ')}",
+        "good": told["good"],
+        "sentence": f"{event.at:%Y-%m-%d} {event.sentence.removeprefix('Blame: ')}{since}",
     }
+
+
+def _answered_before(store: Store, app: str, champion: str) -> str | None:
+    """The release before the champion, as far as that is known."""
+    event = _newest(store, app, _CHANGES)
+    return _before(event, store.release(champion)) if event else None
 
 
 def _changed(store: Store, app: str) -> dict[str, Any]:
