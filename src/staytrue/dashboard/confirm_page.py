@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from staytrue.errors import InvalidInput, StaytrueError
@@ -10,6 +11,7 @@ from staytrue.kernel.release import AXES, Axis, describe_axes
 from staytrue.loop.lease import alive
 from staytrue.loop.orders import challenger, needless, will
 from staytrue.loop.outlook import on_trial
+from staytrue.loop.quarantine import quarantine
 from staytrue.loop.revert import before, planned
 from staytrue.loop.undo import meant
 from staytrue.store.ledger import LIVE
@@ -28,8 +30,8 @@ _TITLES: Final = {
     "resume": "Let the loop go on",
     "refresh": "Train on the newest rows",
     "undo": "Undo a decision",
-    "release": "Let a window in",
-    "drop": "Drop a window",
+    "release": "Let this window in",
+    "drop": "Drop this window",
 }
 
 
@@ -63,7 +65,7 @@ def confirm_document(store: Store, app: str, what: str, query: Mapping[str, str]
             "What comes of it goes through the same trial as any other release; the champion answers meanwhile.",
         ]
     else:
-        sentences, more = _window(what, query)
+        sentences, more = _window(store, app, what, query)
         form |= more
         command = f"staytrue data {more.get('source', '')} --{what} {more['held'][:8]}"
     if not alive(store.root, app) and what in _ORDERS:
@@ -137,15 +139,24 @@ def _revert(store: Store, app: str, query: Mapping[str, str]) -> tuple[list[str]
     return sentences, {"to": to.id, **dict.fromkeys(plan.axes, "1")}, command
 
 
-def _window(what: str, query: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    held = query.get("held", "")
-    if not held:
-        raise InvalidInput("ST1002", f"Say which window to {what}: open it from the page Data.", expected="held")
-    form = {"held": held} | ({"source": query["source"]} if query.get("source") else {})
-    if what == "release":
-        return [
-            "Its rows come into the table as they are, and the next training learns from them. They are not refused again."
-        ], form
-    return [
-        "Its rows never come into the table, and the source is not asked for this window again. They are kept, apart."
-    ], form
+def _window(store: Store, app: str, what: str, query: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    held, source = query.get("held", ""), query.get("source", "")
+    known = quarantine(store.objects, store.ledger, app, source, None) if held and source else []
+    one = next((one for one in known if one.id == held), None)
+    if one is None:
+        raise InvalidInput(
+            "ST1002", f"Say which window to {what}: open it from the page Data.", expected="held, source"
+        )
+    named = f"The window {_spell(one.since)} .. {_spell(one.until)} of {source}, {one.rows:,} rows"
+    refused = f"{named}, was refused: {one.worst.code} {one.worst.sentence}"
+    likely = f" Likely: {one.worst.likely}." if one.worst.likely else ""
+    will_be = (
+        "Its rows come into the table as they are, and the next training learns from them. They are not refused again."
+        if what == "release"
+        else "Its rows never come into the table, and the source is not asked for this window again. They are kept, apart."
+    )
+    return [will_be, refused + likely], {"held": held, "source": source}
+
+
+def _spell(at: datetime) -> str:
+    return f"{at:%Y-%m-%d}" if at.hour == at.minute == 0 else f"{at:%Y-%m-%d %H:%M}"
