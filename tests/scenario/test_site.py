@@ -141,6 +141,29 @@ def test_what_is_not_there_is_said_and_never_a_traceback(empty):
     assert json.loads(page(empty, "/api/apps/nobody", status=404))["code"] == "ST471"
 
 
+def test_a_source_of_which_nothing_was_fetched_is_there_and_says_why(empty):
+    spec = SourceSpec(name="sales", time="at", key="id", label="rate", every=timedelta(hours=1))
+    failed = {"source": "bookings", "code": "ST621"}
+    told = entry("shop", 59, "fetch_failed", f"Fetching bookings for 2026 failed: {HOSTILE}.", failed, timeline="data")
+    epoch = empty.ledger.take("shop", owner="me", expect_epoch=0, at=NOW).epoch
+    state = {"looked_at": NOW.isoformat(), "sources": [spec.document()]}
+    empty.ledger.append([told], recorded_at=NOW, fence=Fence(app="shop", epoch=epoch, state=state))
+
+    listed = sound(page(empty, "/apps/shop/data"))
+    document = json.loads(page(empty, "/api/apps/shop/data"))
+    silent, bad = (page(empty, f"/apps/shop/data/{name}") for name in ("sales", "bookings"))
+
+    assert {"/apps/shop/data/sales", "/apps/shop/data/bookings"} <= set(listed.links)
+    assert [one["source"] for one in document["sources"]] == ["sales", "bookings"]
+    assert document["sources"][0]["every_s"] == 3600
+    assert [bool(one["failed"]) for one in document["sources"]] == [False, True]
+    assert "sales: nothing was fetched yet." in silent
+    assert "Fetching bookings for 2026 failed" in bad
+    for text in (silent, bad):
+        sound(text)
+    page(empty, "/apps/shop/data/nobody", status=404)
+
+
 # ------------------------------------------------------------ an app that was lived through
 
 

@@ -45,9 +45,12 @@ def source_page_document(
     spec = next((one for one in kept_sources(store, app) if one.name == source), None)
     if spec is None:
         raise NotFound(
-            "ST620", f"App {app} has no source {source[:80]!r} of which anything was fetched.", source=source
+            "ST620",
+            f"The store knows of no source {source[:80]!r} of {app}: nobody has asked one of that name.",
+            source=source,
         )
-    table = store.table(source, app=app).table
+    ref = store.ledger.ref("source", source, app=app)
+    table = tables.load(store.objects, ref.digest) if ref else tables.empty(spec)
     names = [name for name, _ in table.schema]
     pages = max(1, -(-len(names) // COLUMNS))
     page = min(max(page, 1), pages)

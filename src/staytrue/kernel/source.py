@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,32 @@ class SourceSpec:
             wrong = f"the label {self.label!r} is among its features; a prediction can't know it"
         if wrong:
             raise InvalidInput("ST243", f"Can't declare the source {self.name!r}: {wrong}.", source=self.name)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            **{name: getattr(self, name) for name in ("name", "time", "key", "label", "snapshot")},
+            "every_s": self.every.total_seconds(),
+            "label_after_s": self.label_after.total_seconds(),
+            "features": None if self.features is None else list(self.features),
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """What `document()` wrote.
+
+        Example:
+            >>> spec = SourceSpec(name="sales", time="at", key=None, every=timedelta(hours=1), features=("size",))
+            >>> SourceSpec.from_document(spec.document()) == spec
+            True
+        """
+        features = document["features"]
+        return cls(
+            **{name: document[name] for name in ("name", "time", "key", "label", "snapshot")},
+            every=timedelta(seconds=document["every_s"]),
+            label_after=timedelta(seconds=document["label_after_s"]),
+            features=None if features is None else tuple(features),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

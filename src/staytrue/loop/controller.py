@@ -278,6 +278,7 @@ class Controller:
             "mark": self.mark,
             "proposed": self.proposed,
             "standing": self.standing,
+            "sources": [source.spec.document() for source in self.ctx.app.sources.values()],
             "few": self.few,
             "count": self.chronicle.count,
             "looked_at": self.clock().isoformat(),

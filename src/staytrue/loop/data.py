@@ -7,7 +7,7 @@ a fetch came first; one that was made before changes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -22,6 +22,7 @@ from staytrue.loop.fetch import newest
 from staytrue.loop.inspect import trusted
 from staytrue.loop.quarantine import DATA, HeldWindow, breach_document, hold, mended, quarantine, quarantined
 from staytrue.store import frames, tables
+from staytrue.store.browse import found_events
 from staytrue.store.frames import Rows
 from staytrue.store.ledger import LIVE, Entry, Event, Ref
 from staytrue.store.store import Store
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 _ATTEMPTS: Final = 5
+_FETCHES: Final = 200
 # What a table is made of: rows with a time inside their window, of the table's columns and types, and labels that are numbers.
 _HOLDS_ALWAYS: Final = frozenset({"ST231", "ST236", "ST237", "ST238", "ST239"})
 
@@ -496,21 +498,41 @@ def _moment(text: str) -> datetime | None:
 
 def document(store: Store, app: str, specs: Iterable[SourceSpec], *, now: datetime) -> dict[str, Any]:
     """What `staytrue data --json` prints: each source, and what is held back from training."""
+    asked = _fetches(store, app)
     return {
         "app": app,
         "at": now.isoformat(),
-        "sources": [source_document(store, app, spec, now=now) for spec in specs],
+        "sources": [source_document(store, app, spec, now=now, asked=asked) for spec in specs],
         "held_back": kept_back(store, app),
     }
 
 
 def kept_sources(store: Store, app: str) -> list[SourceSpec]:
-    """The sources of which something was fetched, as their tables tell of them: so that no code of the app is run to know.
+    """The sources that the store knows of, without running the app's code: as the loop last had them, else as their tables tell.
 
-    Limit: how long a window is, is read from the newest ones, and when labels are due is not known.
+    Limit: without a loop, how long a window is, is read from the newest ones, and when labels are due is not known.
     """
     newest_of = {ref.name: ref.digest for ref in store.ledger.refs(app=app, kind="source")}
-    return [_kept(tables.load(store.objects, manifest)) for manifest in newest_of.values()]
+    lease = store.ledger.lease(app)
+    declared = (lease.state if lease else {}).get("sources", ())
+    found = {one["name"]: SourceSpec.from_document(one) for one in declared}
+    for name, manifest in newest_of.items():
+        if name not in found:
+            found[name] = _kept(tables.load(store.objects, manifest))
+    for name in _fetches(store, app):
+        if name not in found:
+            found[name] = SourceSpec(name=name, time=None, key=None, snapshot=True)
+    return list(found.values())
+
+
+def _fetches(store: Store, app: str) -> dict[str, Event]:
+    """Source -> the newest time that it was asked, as far as the newest few hundred fetches tell."""
+    asked = found_events(store.ledger, app, timelines=[DATA], kinds=["fetched", "fetch_failed"], limit=_FETCHES)
+    found: dict[str, Event] = {}
+    for event in asked:
+        if source := event.body.get("source"):
+            found.setdefault(source, event)
+    return found
 
 
 def _kept(table: Table) -> SourceSpec:
@@ -522,13 +544,17 @@ def _kept(table: Table) -> SourceSpec:
     )
 
 
-def source_document(store: Store, app: str, spec: SourceSpec, *, now: datetime) -> dict[str, Any]:
-    """A source: its table, how fresh it is, its contract and its quarantine."""
+def source_document(
+    store: Store, app: str, spec: SourceSpec, *, now: datetime, asked: Mapping[str, Event] | None = None
+) -> dict[str, Any]:
+    """A source: its table, how fresh it is, whether it failed when it was asked last, its contract and its quarantine."""
     ref = store.ledger.ref("source", spec.name, app=app)
     table = tables.load(store.objects, ref.digest) if ref else tables.empty(spec)
     known = quarantine(store.objects, store.ledger, app, spec.name, table)
     held = [one for one in known if one.state == "held"]
     behind = _behind(spec, table, now)
+    last = (_fetches(store, app) if asked is None else asked).get(spec.name)
+    failed = last if last and last.kind == "fetch_failed" else None
     return {
         "source": spec.name,
         "table": table.id if table.parts else None,
@@ -541,9 +567,11 @@ def source_document(store: Store, app: str, spec: SourceSpec, *, now: datetime) 
         "behind": behind,
         "gaps": _gaps(spec, table),
         "contract": kept_contract(store, app, spec.name).version,
+        "failed": failed
+        and {"at": failed.at.isoformat(), "sentence": failed.sentence, "code": failed.body.get("code")},
         "held": len(held),
         "quarantine": [one.document() for one in known],
-        "sentence": _freshness(spec, table, behind, len(held)),
+        "sentence": _freshness(spec, table, behind, len(held), failed),
     }
 
 
@@ -608,13 +636,14 @@ def _gaps(spec: SourceSpec, table: Table) -> int:
     return (table.until - table.since) // spec.every - len(table.parts)
 
 
-def _freshness(spec: SourceSpec, table: Table, behind: int, held: int) -> str:
+def _freshness(spec: SourceSpec, table: Table, behind: int, held: int, failed: Event | None) -> str:
+    wrong = f" {failed.sentence.rstrip('.')}." if failed else ""
     if table.until is None:
-        return f"{spec.name}: nothing was fetched yet."
+        return f"{spec.name}: nothing was fetched yet.{wrong}"
     late = f"{_windows(behind)} behind" if behind else "up to date"
     waiting = f", {table.unlabelled:,} without a label" if table.unlabelled else ""
     apart = f"; {_windows(held)} in quarantine" if held else ""
-    return f"{spec.name}: {table.rows:,} rows in {len(table.parts)} parts{waiting}, {late}{apart}."
+    return f"{spec.name}: {table.rows:,} rows in {len(table.parts)} parts{waiting}, {late}{apart}.{wrong}"
 
 
 def _windows(count: int) -> str:
