@@ -18,6 +18,7 @@ Then the interval of `kernel/gain.py` on made-up losses, parts and commits. The 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import itertools
 import math
@@ -100,7 +101,9 @@ def stream(name: str) -> Stream:
     app = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(app)  # type: ignore[union-attr]
     when, label = ("booked_at", "rate") if name == "hotel" else ("at", "rises")
-    history = app.history().sort_values(when, kind="stable").reset_index(drop=True)
+    with contextlib.chdir(path.parent):
+        history = app.history()
+    history = history.sort_values(when, kind="stable").reset_index(drop=True)
     day = (history[when] - history[when].min()).dt.days.to_numpy()
     if name == "hotel":
         words = ("meal", "market_segment", "distribution_channel", "reserved_room_type", "customer_type")

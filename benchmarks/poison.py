@@ -15,6 +15,7 @@ the other class; of a rate, its mirror image about the part's median. ELEC2 name
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -77,9 +78,12 @@ def app_at(path: Path) -> Any:
 
 
 def stream(name: str) -> Stream:
-    app = app_at(ROOT / ("examples/pricing/app.py" if name == "hotel" else "benchmarks/elec2/app.py"))
+    path = ROOT / ("examples/pricing/app.py" if name == "hotel" else "benchmarks/elec2/app.py")
+    app = app_at(path)
     when, label = ("booked_at", "rate") if name == "hotel" else ("at", "rises")
-    rows = app.history().sort_values(when, kind="stable").reset_index(drop=True)
+    with contextlib.chdir(path.parent):
+        rows = app.history()
+    rows = rows.sort_values(when, kind="stable").reset_index(drop=True)
 
     def other_class(labels: np.ndarray, which: np.ndarray) -> np.ndarray:
         return np.where(which, 1 - labels, labels)

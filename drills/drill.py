@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from callers import Asker, Background
-from feeder import Feeder
 from place import Place
 from report import Claim, Lived, Report, compared, worth
 from stream import DAY, Stream, elec2, elec2_file, hotel, shop
 
+from staytrue.cli.feeder import Feeder
 from staytrue.cli.screen import Bars, Screen
 from staytrue.store.ledger import Event
 
@@ -67,7 +67,7 @@ class Drill:
         began = time.monotonic()
         with place.up() as up, self._feeder(up.port) as feeder, screen.bars() as bars:
             asker = feeder.asker
-            with Background(asker, feeder.row, per_s=PER_S):
+            with Background(asker, place.database.row, per_s=PER_S):
                 feeder.catch_up()
                 feeder.play(pushed_at, self._moved(bars, feeder))
                 if self.after:
@@ -86,7 +86,7 @@ class Drill:
     def _feeder(self, port: int) -> Iterator[Feeder]:
         asker = Asker(port)
         try:
-            yield Feeder(place=self.place, asker=asker, told=self._told)
+            yield self.place.feeder(asker, self._told)
         finally:
             asker.close()
 

@@ -29,11 +29,11 @@ from pathlib import Path
 
 import psutil
 from callers import Asker, Background
-from feeder import Feeder
 from place import Place
 from report import Claim
 from stream import DAY, Stream, shop
 
+from staytrue.cli.feeder import Feeder
 from staytrue.cli.screen import Screen
 from staytrue.store.ledger import LIVE, Event, Ledger
 
@@ -106,10 +106,10 @@ class Harm:
         place.staytrue("fetch", "--since", stream.begin.isoformat(), "--until", stream.first.isoformat())
         over = threading.Event()
         with place.up() as up, contextlib.closing(Asker(up.port)) as asker:
-            feeder = Feeder(place=place, asker=asker, told=self._told)
+            feeder = place.feeder(asker, self._told)
             killer = Killer(parent=up.process.pid)
             thread = threading.Thread(target=killer.run, args=(place, over))
-            with Background(asker, feeder.row, per_s=20.0):
+            with Background(asker, place.database.row, per_s=20.0):
                 feeder.catch_up()
                 feeder.play(stream.first + COMMIT_ON * DAY)
                 file = place.app / "app.py"
@@ -120,7 +120,7 @@ class Harm:
                 )
                 guilty = place.commit("No flat is larger than 5")
                 feeder.wait_for("deployed", "promoted", "shadow", "refused")
-                day = feeder.place.clock
+                day = place.clock
                 while day < stream.first + DAYS * DAY and self.live is None:
                     if self.kill and day >= stream.first + KILLED_FROM * DAY and not thread.is_alive():
                         thread.start()
@@ -144,14 +144,14 @@ class Harm:
                 self.live = self.live or (time.monotonic(), event.at)
 
     def _first_code(self) -> str:
-        return self.place.store.release(self.place.events()[0].body["release"]).release.code
+        return self.place.store.release(self.place.loop.events()[0].body["release"]).release.code
 
     def _claims(self, feeder: Feeder, asker: Asker, guilty: str, killer: Killer) -> list[Claim]:
         place = self.place
         blamed = [event for event in feeder.by_kind["blamed"] if event.body["outcome"] == "changes"]
         report = place.store.objects.get_document(blamed[0].body["report"]) if blamed else {"culprits": []}
         named = [culprit["name"] for culprit in report["culprits"] if culprit["kind"] == "commit"]
-        after = [event for event in place.events() if self.live and event.at >= self.live[1]]
+        after = [event for event in place.loop.events() if self.live and event.at >= self.live[1]]
         quiet = not any(event.body.get("alarm") == "harm" for event in after)
         claims = [
             Claim("the loop sees that something is wrong", self.opened is not None, self._when()),

@@ -10,44 +10,27 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from stream import Database, Stream
 
-from staytrue.store.ledger import LIVE, Event
+from staytrue.cli.asker import Asker
+from staytrue.cli.feeder import Feeder, Loop, until
+from staytrue.cli.server import said, serving
+from staytrue.loop.process import FileClock
+from staytrue.store.ledger import Event
 from staytrue.store.store import Store, open_store
 
 __all__ = ["Place", "Up", "percentile", "until"]
 
-T = TypeVar("T")
-PATIENCE_S = 600.0
-"""For what must happen at all; a busy machine is not a bug."""
 _GIT = ("git", "-c", "user.name=drill", "-c", "user.email=drill@localhost", "-c", "commit.gpgsign=false")
-
-
-def until(
-    condition: Callable[[], T], what: str, *, seconds: float = PATIENCE_S, why: Callable[[], str] = lambda: ""
-) -> T:
-    """What `condition()` gives as soon as it is something.
-
-    Raises:
-        TimeoutError: that takes too long; it tells what `why` knows of it.
-    """
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {seconds:g} s: {what}. {why()}")
-        time.sleep(0.01)
-    return found
 
 
 @dataclass
@@ -98,17 +81,15 @@ class Place:
     @property
     def clock(self) -> datetime:
         """The time by which the loop lives."""
-        return datetime.fromisoformat(self._clock.read_text())
+        return self._clock()
 
     @clock.setter
     def clock(self, now: datetime) -> None:
-        temporary = self._clock.with_suffix(".new")
-        temporary.write_text(now.isoformat())
-        temporary.replace(self._clock)
+        self._clock.set(now)
 
     @property
-    def _clock(self) -> Path:
-        return self.folder / "now"
+    def _clock(self) -> FileClock:
+        return FileClock(self.folder / "now")
 
     # ------------------------------------------------------------ staytrue
 
@@ -138,52 +119,39 @@ class Place:
         """The store, to look into."""
         return open_store(self.folder / "store", must_exist=True)
 
-    def lived_until(self) -> datetime:
-        """Up to when the loop has lived, and nothing that it decided then is still under way."""
-        lease = self.store.ledger.lease(self.stream.name)
-        life = (lease.state.get("life") if lease else None) or {}
-        if not life or life["retraining"]:
-            return self.stream.begin
-        return datetime.fromisoformat(life["look"]["until"])
+    @cached_property
+    def loop(self) -> Loop:
+        """The loop, to look at."""
+        return Loop(store=self.store, app=self.stream.name, clock=self._clock, said=self.said)
 
-    def events(self, after: int = 0) -> list[Event]:
-        """The live timeline."""
-        return self.store.ledger.events(self.stream.name, LIVE, after=after)
-
-    def roles(self) -> dict[str, tuple[str, float]]:
-        """Who has which role, with which share."""
-        roles = self.store.ledger.roles(self.stream.name, LIVE)
-        return {role.role: (role.release, role.share) for role in roles if role.release}
+    def feeder(self, asker: Asker, told: Callable[[Event], None]) -> Feeder:
+        """Who plays the days."""
+        return Feeder(loop=self.loop, world=self.database, asker=asker, told=told)
 
     @contextlib.contextmanager
     def up(self, *words: str) -> Iterator[Up]:
         """`staytrue up` on a free port, once it answers; ended afterwards."""
-        said = self.folder / "up.out"
-        command = [sys.executable, "-W", "ignore", "-m", "staytrue", "up", "--port", "0", "--json"]
-        command += ["--store", str(self.folder / "store"), "--app", str(self.app / "app.py")]
-        command += ["--clock", str(self._clock), *words]
-        with said.open("wb") as out, (self.folder / "up.err").open("ab") as err:
-            process = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=out, stderr=err, stdin=subprocess.DEVNULL
-            )
-        try:
-            url = until(lambda: self._url(process, said), "the address at which it answers")
+        out = self.folder / "up.out"
+        where = ["--store", str(self.folder / "store"), "--app", str(self.app / "app.py")]
+        words = ("--port", "0", "--json", *where, "--clock", str(self._clock.file), *words)
+        with serving(words, folder=self.folder, log=self._log, out=out, env=self.environment) as process:
+            url = until(lambda: self._url(process, out), "the address at which it answers")
             yield Up(process=process, port=int(url.rpartition(":")[2]))
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            process.wait(timeout=PATIENCE_S)
 
-    def _url(self, process: subprocess.Popen[bytes], said: Path) -> str:
+    def _url(self, process: subprocess.Popen[bytes], out: Path) -> str:
         if process.poll() is not None:
             raise RuntimeError(f"staytrue up ended with {process.returncode}: {self.said()}")
         with contextlib.suppress(ValueError):
-            return str(json.loads(said.read_text())["url"])
+            return str(json.loads(out.read_text())["url"])
         return ""
 
     def said(self) -> str:
         """The last of what `staytrue up` said to people."""
-        return (self.folder / "up.err").read_text(errors="replace")[-2000:]
+        return said(self._log)
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "up.err"
 
     def close(self) -> None:
         """Let go of database and store."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from feeder import Feeder
 from place import Place, percentile
 
+from staytrue.cli.feeder import Feeder
 from staytrue.cli.screen import Screen
 from staytrue.dashboard.chart import replay_chart
 from staytrue.store.join import own_name
@@ -90,7 +90,7 @@ class Lived:
             until=until,
             pushed_at=pushed_at,
             live_at=_live_at(place, pushed_at) or until,
-            events=place.events(),
+            events=place.loop.events(),
             losses=_losses(place, feeder, known),
             rows=(len(played), len(fetched)),
             asked=len(asker.took_s),
@@ -157,10 +157,12 @@ class Lived:
 
 def _live_at(place: Place, pushed_at: datetime) -> datetime | None:
     """When a release of new code was promoted."""
-    pushed = [event for event in place.events() if event.kind == "pushed"]
+    pushed = [event for event in place.loop.events() if event.kind == "pushed"]
     after = pushed[-1].seq if pushed else 0
-    entered = [e.body.get("release") for e in place.events(after) if e.kind == "backtest" and e.body.get("release")]
-    found = [e.at for e in place.events(after) if e.kind == "promoted" and e.body.get("release") in entered]
+    entered = [
+        e.body.get("release") for e in place.loop.events(after) if e.kind == "backtest" and e.body.get("release")
+    ]
+    found = [e.at for e in place.loop.events(after) if e.kind == "promoted" and e.body.get("release") in entered]
     return max(found[0], pushed_at) if pushed and found else None
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from staytrue.cli.feeder import DAY
+
 __all__ = ["DAY", "Database", "Stream", "elec2", "elec2_file", "hotel", "shop"]
 
 HERE = Path(__file__).parent
-DAY = timedelta(days=1)
 _AFTER_THE_BOOKING = [
     "rate", "assigned_room_type", "booking_changes", "days_in_waiting_list", "country", "required_car_parking_spaces",
     "total_of_special_requests", "arrival_date_num",
@@ -54,6 +55,12 @@ class Stream:
     promotes: bool = True
 
     @cached_property
+    def row(self) -> dict[str, Any]:
+        """What somebody asks who books nothing: no key, so nobody ever learns what it would have cost."""
+        (row,) = self.requests(self.rows[self.rows[self.time] < self.first].tail(1))
+        return {name: value for name, value in row.items() if name != self.key}
+
+    @cached_property
     def _days(self) -> dict[Any, pd.DataFrame]:
         return dict(iter(self.rows.groupby(self.rows[self.time].dt.floor("D"))))
 
@@ -78,7 +85,10 @@ def _plain(value: Any) -> Any:
 
 
 class Database:
-    """What the app's source reads: one SQLite table, `stream`. Times stand in it as text, as RFC 3339 has them."""
+    """What the app's source reads: one SQLite table, `stream`. Times stand in it as text, as RFC 3339 has them.
+
+    For a feeder it is the world.
+    """
 
     def __init__(self, file: Path, stream: Stream) -> None:
         self.file, self._stream = file, stream
@@ -92,18 +102,32 @@ class Database:
         self._connection.execute(f"create unique index by_key on stream ({stream.key})")
         self._connection.commit()
 
-    def insert(self, rows: pd.DataFrame) -> None:
-        """Rows as they come: nobody knows their labels."""
-        self._written(rows.assign(**{self._stream.label: None}), "append")
+    @property
+    def key(self) -> str:
+        """The column that tells rows apart."""
+        return self._stream.key
 
-    def label(self, rows: pd.DataFrame) -> None:
-        """These rows' labels are known now."""
-        found = zip(rows[self._stream.label].tolist(), rows[self._stream.key].tolist(), strict=True)
+    @property
+    def row(self) -> dict[str, Any]:
+        """A row that belongs to nobody."""
+        return self._stream.row
+
+    def came(self, day: datetime) -> list[dict[str, Any]]:
+        """The rows of that day: nobody knows their labels."""
+        rows = self._stream.day(day)
+        self._written(rows.assign(**{self._stream.label: None}), "append")
+        return self._stream.requests(rows)
+
+    def became_known(self, now: datetime) -> dict[Any, Any]:
+        """The labels that are known when that day begins."""
+        rows = self._stream.known(now)
+        found = dict(zip(rows[self._stream.key].tolist(), rows[self._stream.label].tolist(), strict=True))
         self._connection.executemany(
             f"update stream set {self._stream.label} = ? where {self._stream.key} = ?",  # noqa: S608 - names of ours
-            list(found),
+            [(label, key) for key, label in found.items()],
         )
         self._connection.commit()
+        return found
 
     def close(self) -> None:
         """Let go of the file."""

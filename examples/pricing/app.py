@@ -6,7 +6,6 @@ booking; `country` is filled in at check-in. They are no features.
 """
 
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
 from sklearn.compose import make_column_transformer
@@ -25,18 +24,19 @@ WORDS = ["meal", "market_segment", "distribution_channel", "reserved_room_type",
 FEATURES = [*NUMBERS, *WORDS, "arrival_date"]
 
 app = App("hotel-rates")
+app.policy(retrain_cost=100)  # a retraining costs as much as 100 quotes by a fresh model are off
 
 
-@app.data(time="booked_at", key="booking_id", label="rate", every="1d", features=FEATURES)
+@app.data(time="booked_at", key="booking_id", label="rate", every="1d", label_after="1d", features=FEATURES)
 def bookings(since, until):
-    """The bookings made in that time. A real app would ask its database here."""
+    """The bookings made in that time; what was paid is known a day later. A real app would ask its database here."""
     rows = history()
     return rows[(rows["booked_at"] >= since) & (rows["booked_at"] < until)]
 
 
 @cache
-def history():
-    rows = pd.read_csv(Path(__file__).with_name("hotel_rates.csv.gz"))
+def history(file="hotel_rates.csv.gz"):
+    rows = pd.read_csv(file)  # a source is asked in the app's own folder: it sees the file as it is now
     return rows.assign(
         booked_at=pd.to_datetime(rows["booked_at"], utc=True), arrival_date=pd.to_datetime(rows["arrival_date"])
     )

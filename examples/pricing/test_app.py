@@ -1,5 +1,6 @@
 """What must hold of a quote, whatever model gives it: `pytest` in this folder. Real bookings, the real loop."""
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def bench():
 def next_bookings(bench):
     """Real bookings of the week after: no model has seen them."""
     source = bench.app.sources["bookings"].function
-    return source(testing.moment("2016-09-01"), testing.moment("2016-09-08"))
+    with contextlib.chdir(Path(__file__).parent):  # where a source is asked
+        return source(testing.moment("2016-09-01"), testing.moment("2016-09-08"))
 
 
 def test_a_quote_is_finite_and_positive(bench, next_bookings):

@@ -17,6 +17,8 @@ TREES = {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text(encoding
 MAY_UNPICKLE: set[str] = {"store/models.py"}
 # file -> why it waits for the clock and not for a condition
 MAY_SLEEP = {
+    "cli/asker.py": "a server that comes up or is overloaded is asked again a moment later, up to a deadline",
+    "cli/feeder.py": "looks whether loop and front have come so far, up to a deadline: another process tells nobody",
     "cli/log.py": "looks at the times of the ledger's files now and then: no portable call waits for a commit of another process",
     "engines/guard.py": "what was killed is gone a moment later, and nobody says when: then it looks who is left",
     "loop/environments.py": "another process makes the same environment: a lock that is waited for has no deadline",

@@ -25,10 +25,10 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[2] / "drills"))
 
 from callers import Asker
-from feeder import Feeder
 from place import Place, until
 from stream import DAY, Stream, shop
 
+from staytrue.cli.feeder import Feeder
 from staytrue.errors import Unavailable
 from staytrue.loop.lease import FileBeats
 from staytrue.loop.orders import ask
@@ -123,7 +123,7 @@ class Chaos:
     def playing(self) -> Iterator[Feeder]:
         """Meanwhile day after day is played, patiently; in the end what is under way ends."""
         asker = Asker(self.port, timeout_s=5.0, patience_s=_HEALTHY_S)
-        feeder = Feeder(place=self.place, asker=asker, told=lambda _event: None)
+        feeder = self.place.feeder(asker, lambda _event: None)
         failed: list[BaseException] = []
 
         def play() -> None:
@@ -297,7 +297,7 @@ class Chaos:
         """What the store knows in the end, and what of it is wrong."""
         until(lambda: len(set(self._orders()[1])) == len(self._orders()[0]), "orders to be obeyed", why=self.place.said)
         store, stream = self.place.store, self.place.stream
-        events = self.place.events()
+        events = self.place.loop.events()
         traffic = store.traffic(app=stream.name).to_pandas()
         known = stream.rows[stream.rows["at"] < self.place.clock - DAY - stream.label_after]
         told = set(known["id"]) & feeder.quotes.keys()
@@ -324,7 +324,7 @@ class Chaos:
         policy = "every:3d"
         return [
             (event.at.isoformat(), event.kind, event.sentence, event.body.get("release"))
-            for event in self.place.events()
+            for event in self.place.loop.events()
             if event.body.get("policy") == policy
         ]
 

@@ -241,7 +241,7 @@ class Controller:
         document = self.ctx.store.release_document(release)
         if before is not None:
             before.reject(self.clock(), "stopped", "another champion was made meanwhile", {})
-            life.number, life.spent = before.number, before.spent
+            life.number, life.spent, life.weeks = before.number, before.spent, before.weeks
         stop = trained_stop(self.ctx, document, life.past)
         # A policy that counts new rows against those of the training must not take them for none.
         champion = replace(life.who(release), rows=life.past.rows(0, stop))

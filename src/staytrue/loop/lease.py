@@ -11,16 +11,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from staytrue.errors import Conflict
 from staytrue.store.ledger import Ledger
 
-__all__ = ["Beats", "FileBeats", "Tenancy", "alive"]
+__all__ = ["Beats", "FileBeats", "Tenancy", "alive", "held"]
 
 _BEAT_S: Final = 0.5
 _PATIENCE_S: Final = 2.0
@@ -143,6 +145,30 @@ class Tenancy:
         if self._seen is None or self._seen[0] != mark:
             self._seen = (mark, now_s)
         return now_s - self._seen[1] >= _PATIENCE_S
+
+
+@contextlib.contextmanager
+def held(tenancy: Tenancy, state: str, at: datetime) -> Iterator[None]:
+    """Within this block the lease is ours, whatever this process does meanwhile: a controller that comes waits.
+
+    Raises:
+        Conflict: ST1030, a controller has it.
+    """
+    if not tenancy.hold(state, at):
+        raise Conflict("ST1030", f"A controller runs the loop of {tenancy.app}. End it first.", app=tenancy.app)
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(_BEAT_S):
+            tenancy.hold(state, at)  # the lease is ours, so it only rewrites the beat
+
+    thread = threading.Thread(target=beat, name="beat")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def alive(root: Path, app: str) -> bool:

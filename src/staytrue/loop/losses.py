@@ -1,6 +1,6 @@
 """Losses: what the champions of an app lost over time, and what the first one would have lost had nobody ever retrained.
 
-From what the loop keeps anyway: stories of replays, week by week, and the newest ticks that a living controller remembers.
+From what the loop keeps anyway: stories of replays, and the weeks and newest ticks that a living controller remembers.
 No row is read and no model asked. What is not known is left out, and the document says why.
 """
 
@@ -91,24 +91,28 @@ def _found(store: Store, app: str) -> tuple[list[_Point], list[_Point], str]:
     """What was lost, what the first champion would have lost, and why nothing is said of the latter."""
     told = stories(store, app)
     lived = next((one["result"] for one in told if one["live"]), None)
-    weeks = [_week(*one) for one in lived["weekly"]] if lived else []
-    ticks = _remembered(store, app)
-    if weeks and ticks:
-        newer = [p for p in ticks if p.since >= weeks[-1].until]
-        points = weeks + _by_week(newer)
-    else:
-        points = weeks or ticks
+    memory = _memory(store, app)
+    weeks = _weeks([_week(*one) for one in lived["weekly"]] if lived else [], memory)
+    ticks = _ticks(store, app, memory)
+    # Of an app that lives since a few weeks its ticks tell more.
+    points = weeks if lived or len(weeks) >= _SPAN or not ticks else ticks
     never = [one["result"] for one in told if one["result"]["policy"] == "never"]
-    same = next((one for one in never if weeks and _begins(one) == _begins(lived or {})), None)
+    same = next((one for one in never if points is weeks and weeks and _begins(one) == weeks[0].since), None)
     if same is None:
         missing = "nothing was replayed under `never` from the same day on" if points else "no loss is known yet"
         return points, [], f"What would have been lost without any retraining is not known: {missing}."
     return points, [_week(*one) for one in same["weekly"]], ""
 
 
-def _begins(result: Mapping[str, Any]) -> str | None:
+def _begins(result: Mapping[str, Any]) -> datetime | None:
     weekly = result.get("weekly") or []
-    return str(weekly[0][0]) if weekly else None
+    return _week(*weekly[0]).since if weekly else None
+
+
+def _weeks(replayed: Sequence[_Point], memory: Mapping[str, Any]) -> list[_Point]:
+    """Week by week what was replayed, and what a controller remembers, which knows better where both tell of a week."""
+    lived = [_week(monday, rows, total / rows) for monday, rows, total in memory.get("weeks", ())]
+    return [p for p in replayed if not lived or p.since < lived[0].since] + lived
 
 
 def _week(monday: str, rows: int, loss: float) -> _Point:
@@ -116,10 +120,13 @@ def _week(monday: str, rows: int, loss: float) -> _Point:
     return _Point(since=since, until=since + _WEEK, rows=int(rows), loss=float(loss))
 
 
-def _remembered(store: Store, app: str) -> list[_Point]:
-    """The newest ticks that the controller learned from; where each lies is read from the parts of the table."""
+def _memory(store: Store, app: str) -> Mapping[str, Any]:
     lease = store.ledger.lease(app)
-    life = (lease.state if lease else {}).get("life") or {}
+    return (lease.state if lease else {}).get("life") or {}
+
+
+def _ticks(store: Store, app: str, life: Mapping[str, Any]) -> list[_Point]:
+    """The newest ticks that the controller learned from; where each lies is read from the parts of the table."""
     recent = life.get("recent") or []
     if not recent or not life.get("known"):
         return []
@@ -137,21 +144,6 @@ def _remembered(store: Store, app: str) -> list[_Point]:
         _Point(since=part.since, until=part.until, rows=int(rows), loss=float(total) / int(rows))
         for part, (rows, total) in zip(past, recent[-len(past) :] if past else [], strict=True)
         if rows
-    ]
-
-
-def _by_week(ticks: Sequence[_Point]) -> list[_Point]:
-    weeks: dict[date, list[_Point]] = {}
-    for point in ticks:
-        day = point.since.date()
-        weeks.setdefault(day - timedelta(days=day.weekday()), []).append(point)
-    return [
-        _week(
-            monday.isoformat(),
-            sum(p.rows for p in each),
-            sum(p.rows * p.loss for p in each) / sum(p.rows for p in each),
-        )
-        for monday, each in weeks.items()
     ]
 
 

@@ -54,9 +54,9 @@ class FileClock:
 
     Example:
         >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp()) / "now"
-        >>> _ = file.write_text("2016-07-01T00:00:00+00:00")
-        >>> FileClock(file)().year
+        >>> clock = FileClock(Path(tempfile.mkdtemp()) / "now")
+        >>> clock.set(datetime(2016, 7, 1, tzinfo=UTC))
+        >>> clock().year
         2016
     """
 
@@ -73,6 +73,12 @@ class FileClock:
             return found.astimezone(UTC)
         except (OSError, ValueError) as exc:
             raise Unavailable("ST803", f"Can't read the time from {self.file}: {exc}.", path=str(self.file)) from exc
+
+    def set(self, now: datetime) -> None:
+        """From now on it is that time; whoever reads the file sees the old time or the new one."""
+        temporary = self.file.with_suffix(".new")
+        temporary.write_text(now.isoformat())
+        temporary.replace(self.file)
 
 
 def wall() -> datetime:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from staytrue.engines.process import ProcessPool
-from staytrue.errors import StaytrueError
+from staytrue.errors import Conflict, StaytrueError
 from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.policy import policy as named_policy
 from staytrue.kernel.policy import variant
@@ -28,11 +28,13 @@ from staytrue.kernel.release import Digest
 from staytrue.loop.chronicle import Chronicle
 from staytrue.loop.context import Context
 from staytrue.loop.jobs import Steps, drive
+from staytrue.loop.lease import Tenancy
 from staytrue.loop.life import Life, mean_interval
+from staytrue.loop.memory import remember
 from staytrue.loop.past import Past
 from staytrue.loop.train import Trained
 from staytrue.settings import setting
-from staytrue.store.ledger import LIVE, Ref
+from staytrue.store.ledger import LIVE, Fence, Ref
 from staytrue.store.objects import digest
 
 __all__ = ["replay"]
@@ -45,6 +47,7 @@ def replay(
     since: datetime | None = None,
     until: datetime | None = None,
     live: str | None = None,
+    tenancy: Tenancy | None = None,
     moved_on: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Live through the past once per policy, and say side by side what each would have cost.
@@ -54,6 +57,7 @@ def replay(
         since, until: the ticks to live through; by default from where a fifth of the rows is history to the end.
         live: the policy whose story is written as the app's live timeline (for a demo); the others write a timeline of
             their own.
+        tenancy: of the app's loop, held: a controller goes on from where the live story ends.
         moved_on: called with policy, ticks lived and ticks in all.
 
     Returns:
@@ -66,6 +70,8 @@ def replay(
     past = Past.of(ctx, table, since=since, until=until)
     names = list(dict.fromkeys(policies))
     lives = {name: _life(ctx, past, name, live=name == live) for name in names}
+    if live is not None and tenancy is not None:
+        lives[live].chronicle.fence = lambda: _handed_over(lives[live], tenancy)
     stories = {name: story for name, life in lives.items() if (story := _told(ctx, life.chronicle)) is not None}
     moved = moved_on or (lambda _name, _done, _all: None)
     fresh = {name: _live(life, moved) for name, life in lives.items() if name not in stories}
@@ -171,6 +177,14 @@ def _life(ctx: Context, past: Past, name: str, *, live: bool) -> Life:
         settings=settings,
         chronicle=Chronicle(ctx=ctx, timeline=timeline, run=run[:16]),
     )
+
+
+def _handed_over(life: Life, tenancy: Tenancy) -> Fence:
+    """What the live story leaves to the controller that goes on from it, with each write of it."""
+    if tenancy.epoch is None:
+        raise Conflict("ST800", f"This replay does not run the loop of {tenancy.app}.", app=tenancy.app)
+    looked_at = life.now(life.lived, begins=True).isoformat()
+    return Fence(app=tenancy.app, epoch=tenancy.epoch, state={"looked_at": looked_at, "life": remember(life)})
 
 
 def _run_id(ctx: Context, past: Past, name: str) -> Digest:
