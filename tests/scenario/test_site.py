@@ -188,6 +188,35 @@ def test_every_page_of_an_app_draws(lived):
         json.loads(page(lived, f"/api/apps/shop{below}"))
 
 
+def test_a_release_of_which_objects_are_gone_shows_what_is_known(lived):
+    kept = lived.champion("shop")
+    release, table = kept.release, lived.table_manifest(kept.release.tables["sales"])
+
+    for name, told in (
+        (release.recipe, "what it learned from"),
+        (table, "table sales"),
+        (release.env, "its environment"),
+    ):
+        lived.objects.delete(name)
+        lived.objects.destroy(name)
+        text = page(lived, f"/apps/shop/releases/{kept.id}")
+        sound(text)
+        assert f"Nothing more is known of {told}" in text
+        assert told in " ".join(json.loads(page(lived, f"/api/apps/shop/releases/{kept.id}"))["release"]["gone"])
+        assert told in page(lived, f"/apps/shop/releases/{kept.id}/card")
+
+
+def test_a_release_that_is_gone_itself_does_not_hide_the_others(empty):
+    there, gone = release(empty, "shop", {"app.py": "x = 1\n"}), Digest("ab" * 32)
+    told = [entry("shop", k, "shadow", f"Of {id_}.", refs=as_release(id_)) for k, id_ in enumerate((there, gone))]
+    empty.ledger.append(told, recorded_at=NOW)
+
+    text = page(empty, "/apps/shop/releases")
+
+    assert "it is not in the store any more" in text
+    assert there[:8] in text
+
+
 def test_links_on_a_page_lead_somewhere(lived):
     champion = lived.champion("shop").id
 

@@ -41,6 +41,9 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
             screen.say("events")
             for event in value:
                 screen.event(event["at"][:10], event["kind"], event["sentence"])
+        elif name == "gone":
+            for sentence in value:
+                screen.say(sentence, style="yellow")
         elif name in ("training_data", "segments"):
             _say(screen, name, value)
         else:

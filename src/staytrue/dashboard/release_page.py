@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from staytrue.kernel.evidence import Differences, interval
 from staytrue.kernel.release import Digest, Release, describe_axes
 from staytrue.loop.diff import code_changes
 from staytrue.loop.losses import losses
-from staytrue.loop.show import release_document
+from staytrue.loop.show import release_document, unless_gone
 from staytrue.store import code, frames
 from staytrue.store.browse import Made, events_about, events_at, found_events, made_releases
 from staytrue.store.env import env_diff
@@ -22,6 +22,7 @@ from staytrue.store.ledger import LIVE, Event
 from staytrue.store.models import Golden
 from staytrue.store.objects import LocalObjects
 from staytrue.store.store import KeptRelease, Store
+from staytrue.store.tables import Table
 
 __all__ = ["PER_PAGE", "card_document", "release_page_document", "releases_document", "trial_document"]
 
@@ -32,6 +33,9 @@ _DIFF_FILES: Final = 12
 _GOLDEN: Final = 5
 _LOOKS: Final = 60
 _ENDS: Final = ("deployed", "promoted", "rejected", "withdrawn", "reverted", "repaired", "rolled_back", "undone")
+_NOTHING: Final = ["it is not in the store any more"]
+_UNKNOWN: Final[dict[str, Any]] = {"python": None, "implementation": None, "distributions": [], "differs": []}
+"""Of an environment that is not in the store."""
 _TRIAL: Final = ("shadow", "canary", "promoted", "rejected", "withdrawn", "rolled_back", "waiting")
 
 
@@ -73,8 +77,8 @@ def _ends(store: Store, app: str, made: Sequence[Made]) -> dict[str, Event]:
 
 
 def _row(store: Store, id_: Digest, event: Event | None, end: Event | None, roles: Mapping[str, str]) -> dict[str, Any]:
-    release = _release(store.objects, id_)
-    parent = release.parents[0] if release.parents else None
+    release = unless_gone([], id_, lambda: _release(store.objects, id_), None)
+    parent = release.parents[0] if release and release.parents else None
     return {
         "id": id_,
         "role": roles.get(id_),
@@ -83,9 +87,10 @@ def _row(store: Store, id_: Digest, event: Event | None, end: Event | None, role
         "became": end.kind if end else "on trial" if roles.get(id_) == "challenger" else None,
         "sentence": end.sentence if end else event.sentence if event else None,
         "parent": parent,
-        "differs": list(_differs(store.objects, parent, id_)) if parent else [],
-        "scores": dict(release.scores),
-        "service": release.is_service,
+        "differs": list(_differs(store.objects, parent, id_)) if parent else _NOTHING if release is None else [],
+        "scores": dict(release.scores) if release else {},
+        "service": release.is_service if release else False,
+        "gone": release is None,
     }
 
 
@@ -119,16 +124,24 @@ def release_page_document(store: Store, app: str, which: str, *, now: datetime) 
     kept = _of_app(store, app, which)
     parent = _parent(store, kept)
     roles = _roles(store, app)
+    told = release_document(store, kept)
+    gone = told["gone"]
+    no_files: list[dict[str, Any]] = []
+    differs = (
+        unless_gone(gone, "what differs from its parent", lambda: _against_parent(store, parent, kept), None)
+        if parent
+        else None
+    )
     return {
         "app": app,
         "role": roles.get(kept.id),
         "champion": next((id_ for id_, role in roles.items() if role == "champion"), None),
-        "release": release_document(store, kept),
+        "release": told,
         "parent": parent.id if parent else None,
-        "differs": _against_parent(store, parent, kept) if parent else None,
-        "env": _environment(store, parent, kept),
-        "files": _files(store, kept),
-        "golden": _golden(store, kept),
+        "differs": differs,
+        "env": unless_gone(gone, "its environment", lambda: _environment(store, parent, kept), _UNKNOWN),
+        "files": unless_gone(gone, "its files", lambda: _files(store, kept), no_files),
+        "golden": unless_gone(gone, "its golden rows", lambda: _golden(store, kept), None),
         "trial": trial_document(store, app, kept.id),
         "lineage": _lineage(store, kept),
         "at": now.isoformat(),
@@ -191,7 +204,9 @@ def _iso(at: datetime | None) -> str | None:
 
 def _environment(store: Store, parent: KeptRelease | None, kept: KeptRelease) -> dict[str, Any]:
     document = store.objects.get_document(kept.release.env)
-    before = store.objects.get_document(parent.release.env) if parent else None
+    before = (
+        store.objects.get_document(parent.release.env) if parent and store.objects.has(parent.release.env) else None
+    )
     distributions = document.get("distributions", [])
     return {
         "python": document.get("python"),
@@ -359,10 +374,13 @@ def card_document(store: Store, app: str, which: str, *, now: datetime) -> dict[
     """What an auditor asks of a release: what it is, what it learned from, how it was let in, how it does, what is not known."""
     kept = _of_app(store, app, which)
     told = release_document(store, kept)
+    schemas = {
+        name: unless_gone([], name, partial(_table, store, id_), None) for name, id_ in kept.release.tables.items()
+    }
     is_champion = _roles(store, app).get(kept.id) == "champion"
     trial = trial_document(store, app, kept.id)
     data = [
-        {"source": name, **about, "columns": len(store.table_by_id(about["table"]).table.schema)}
+        {"source": name, **about, "columns": len(table.schema) if (table := schemas[name]) else None}
         for name, about in told["tables"].items()
     ]
     return {
@@ -376,11 +394,12 @@ def card_document(store: Store, app: str, which: str, *, now: datetime) -> dict[
         "recipe": told["recipe"],
         "as_trained": told["as_trained"],
         "code": told["code"],
-        "env": _environment(store, None, kept) | {"id": told["env"]},
+        "env": unless_gone(told["gone"], "its environment", lambda: _environment(store, None, kept), _UNKNOWN)
+        | {"id": told["env"]},
         "params": told["params"],
         "seed": told["seed"],
         "data": data,
-        "label": next((store.table_by_id(one["table"]).table.label for one in told["tables"].values()), None),
+        "label": next((table.label for table in schemas.values() if table), None),
         "scores": told["scores"],
         "trial": trial,
         "losses": losses(store, app)["sentence"] if is_champion else None,
@@ -395,9 +414,13 @@ def card_document(store: Store, app: str, which: str, *, now: datetime) -> dict[
     }
 
 
+def _table(store: Store, id_: str) -> Table | None:
+    return store.table_by_id(id_).table
+
+
 def _limits(kept: KeptRelease, told: Mapping[str, Any], trial: Mapping[str, Any] | None) -> list[str]:
     """What is not known, or has to be known by whoever relies on it."""
-    said = []
+    said = list(told["gone"])
     if trial is None:
         said.append("It was never on trial: nothing shows that it is better or worse than another release.")
     if kept.release.golden is None:

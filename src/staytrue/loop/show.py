@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from staytrue.errors import NotFound
 from staytrue.loop.log import document as event_document
@@ -10,7 +12,9 @@ from staytrue.loop.segments import training_report
 from staytrue.store.browse import events_about
 from staytrue.store.store import KeptRelease, Store
 
-__all__ = ["release_document", "shown"]
+__all__ = ["release_document", "shown", "unless_gone"]
+
+T = TypeVar("T")
 
 
 def shown(store: Store, id_: str) -> dict[str, Any]:
@@ -26,17 +30,14 @@ def shown(store: Store, id_: str) -> dict[str, Any]:
 
 
 def release_document(store: Store, kept: KeptRelease) -> dict[str, Any]:
-    """A release as `--json` prints it."""
+    """A release as `--json` prints it. What of it is not in the store any more is null, and `gone` says so."""
     release = kept.release
-    tables = {}
-    for name, id_ in release.tables.items():
-        table = store.table_by_id(id_).table
-        tables[name] = {
-            "table": id_,
-            "rows": table.rows,
-            "since": table.since.isoformat() if table.since else None,
-            "until": table.until.isoformat() if table.until else None,
-        }
+    gone: list[str] = []
+    unknown: dict[str, Any] = {"rows": None, "since": None, "until": None}
+    tables = {
+        name: {"table": id_} | unless_gone(gone, f"table {name}", partial(_extent, store, id_), unknown)
+        for name, id_ in release.tables.items()
+    }
     events = events_about(store.ledger, release.app, kept.id)
     return {
         "kind": "release",
@@ -54,8 +55,27 @@ def release_document(store: Store, kept: KeptRelease) -> dict[str, Any]:
         "golden": release.golden,
         "scores": dict(release.scores),
         "parents": list(release.parents),
-        "training_data": training_report(store, release),
+        "training_data": unless_gone(gone, "what it learned from", lambda: training_report(store, release), None),
+        "gone": gone,
         "events": [event_document(e) for e in events],
+    }
+
+
+def unless_gone(gone: list[str], what: str, make: Callable[[], T], instead: T) -> T:
+    """What it makes; where an object of it is not in the store any more, `instead`, and a sentence in `gone`."""
+    try:
+        return make()
+    except NotFound as exc:
+        gone.append(f"Nothing more is known of {what}: {exc.message}")
+        return instead
+
+
+def _extent(store: Store, table_id: str) -> dict[str, Any]:
+    table = store.table_by_id(table_id).table
+    return {
+        "rows": table.rows,
+        "since": table.since.isoformat() if table.since else None,
+        "until": table.until.isoformat() if table.until else None,
     }
 
 
