@@ -9,12 +9,14 @@ FAULT_ARGS ?=
 DRILL_ARGS ?=
 BLAME_ARGS ?=
 WHODUNNIT_ARGS ?=
+BROWSER_ARGS ?=
 
 need_demo = venv=$$($(PYTHON) scripts/bootstrap.py demo) && bin="$$venv/bin"
 need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
+need_browser = venv=$$($(PYTHON) scripts/bootstrap.py browser) && bin="$$venv/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint check fault bench bench-serve bench-loop bench-health bench-blame drill drill-shop drill-harm drill-chaos whodunnit docs clean
+.PHONY: help demo test slow browser-test screenshots lint check fault bench bench-serve bench-loop bench-health bench-blame drill drill-shop drill-harm drill-chaos whodunnit docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -27,6 +29,12 @@ test:  ## the fast tests, with the examples in docstrings
 
 slow:  ## the tests that take more than a few seconds each, a whole drill among them
 	@$(need_dev) && "$$bin/python" -m pytest -q -m slow tests $(TEST_ARGS)
+
+browser-test:  ## the page in a real Chromium, with pictures of all of it in build/browser; BROWSER_ARGS="-k keyboard"
+	@$(need_browser) && OMP_NUM_THREADS=1 "$$bin/python" -m pytest -q -p no:randomly tests/browser $(BROWSER_ARGS)
+
+screenshots:  ## the pictures of the page that README and docs show, from the demo's store, into docs/img
+	@$(need_browser) && OMP_NUM_THREADS=1 "$$bin/python" scripts/screenshots.py
 
 lint:  ## format, ruff, mypy --strict, layers, links in the docs
 	@$(need_dev) && status=0; \

@@ -2,6 +2,7 @@
 
     python3 scripts/bootstrap.py demo      core, the extra `demo`, the project itself (editable)
     python3 scripts/bootstrap.py dev       the same and the development tools
+    python3 scripts/bootstrap.py browser   the same and what drives a browser
 
 Standard library only, since it runs before anything is installed. The first Python that is used owns `.venv`;
 another one gets `.venv-3.13`, so both can stay. What is installed is remembered as digests of the files that say it:
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST = (3, 11)
-GROUPS = {"demo": ("constraints.txt",), "dev": ("constraints.txt", "constraints-dev.txt")}
+GROUPS = {
+    "demo": ("constraints.txt",),
+    "dev": ("constraints.txt", "constraints-dev.txt"),
+    "browser": ("constraints.txt", "constraints-dev.txt", "constraints-browser.txt"),
+}
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 

@@ -1,4 +1,8 @@
-"""Writes constraints.txt and constraints-dev.txt: one version of each package, and its hashes for every target.
+"""Writes the files of constraints: one version of each package, and its hashes for every target.
+
+    constraints.txt            what runs: core, the extra `demo`, the build backend
+    constraints-dev.txt        what the extra `dev` adds to it
+    constraints-browser.txt    what the extra `browser` adds to both
 
 Run with the oldest supported Python, in the development environment, and connected:
 
@@ -26,8 +30,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNTIME_FILE = ROOT / "constraints.txt"
-DEVELOPMENT_FILE = ROOT / "constraints-dev.txt"
+FILES = {
+    "constraints.txt": "What runs: core, the extra `demo`, the build backend.",
+    "constraints-dev.txt": "What development adds to constraints.txt.",
+    "constraints-browser.txt": "What the tests in a browser add to constraints.txt and constraints-dev.txt.",
+}
+"""Each adds to those before it."""
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
@@ -44,7 +52,8 @@ class Platform:
 def linux(machine: str, newest_glibc: int) -> Platform:
     """Linux with glibc 2.`newest_glibc`: pip does not expand manylinux tags downwards by itself."""
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(newest_glibc, 4, -1)]
-    return Platform(system="linux", machine=machine, tags=(*tags, f"manylinux2014_{machine}", f"linux_{machine}"))
+    old = [f"manylinux2014_{machine}", f"manylinux2010_{machine}", f"manylinux1_{machine}"]
+    return Platform(system="linux", machine=machine, tags=(*tags, *old, f"linux_{machine}"))
 
 
 # Each machine with an old and a new glibc, since a package may offer one wheel for each.
@@ -194,18 +203,17 @@ def render(pins: Pins, targets_of: dict[str, list[Target]], hashes: dict[str, se
 
 def present_pins() -> list[str]:
     """`name==version` for every line of the present files."""
-    lines = [
-        line for file in (RUNTIME_FILE, DEVELOPMENT_FILE) if file.exists() for line in file.read_text().splitlines()
-    ]
+    files = [ROOT / name for name in FILES]
+    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
     return [line.split(" ")[0] for line in lines if "==" in line.split(" ")[0]]
 
 
-def project_roots() -> tuple[list[Requirement], list[Requirement]]:
-    """What runs (core, the demo's extra, the build backend) and what the developers' extra adds to it."""
+def project_roots() -> list[list[Requirement]]:
+    """What each of the files has to hold, beside what those before it hold."""
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = document["project"]["optional-dependencies"]
     runtime = [*document["project"]["dependencies"], *extras["demo"], *document["build-system"]["requires"]]
-    return [Requirement(text) for text in runtime], [Requirement(text) for text in extras["dev"]]
+    return [[Requirement(text) for text in texts] for texts in (runtime, extras["dev"], extras["browser"])]
 
 
 def resolve(roots: list[Requirement], *, upgrade: bool) -> Pins:
@@ -223,29 +231,28 @@ def resolve(roots: list[Requirement], *, upgrade: bool) -> Pins:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit together")
     upgrade = parser.parse_args().upgrade
-    runtime, development = project_roots()
-    pins = resolve(runtime + development, upgrade=upgrade)
+    layers = project_roots()
+    everything = [root for roots in layers for root in roots]
+    pins = resolve(everything, upgrade=upgrade)
     hashes: dict[str, set[str]] = {}
-    runtime_targets: dict[str, list[Target]] = {}
-    all_targets: dict[str, list[Target]] = {}
+    targets_of: list[dict[str, list[Target]]] = [{} for _ in layers]
     for target in TARGETS:
-        for name in pins.closure(runtime, target):
-            runtime_targets.setdefault(name, []).append(target)
-        names = pins.closure(runtime + development, target)
-        for name in names:
-            all_targets.setdefault(name, []).append(target)
+        for depth, found in enumerate(targets_of):
+            for name in pins.closure([root for roots in layers[: depth + 1] for root in roots], target):
+                found.setdefault(name, []).append(target)
+        names = pins.closure(everything, target)
         for name, digest in hashes_for(pins, names, target).items():
             hashes.setdefault(name, set()).add(digest)
         sys.stderr.write(f"{target.python} {target.platform.tags[0]}: {len(names)} distributions\n")
-    rest = {name: targets for name, targets in all_targets.items() if name not in runtime_targets}
-    RUNTIME_FILE.write_text(
-        render(pins, runtime_targets, hashes, "What runs: core, the extra `demo`, the build backend.")
-    )
-    DEVELOPMENT_FILE.write_text(render(pins, rest, hashes, "What development adds to constraints.txt."))
+    known: set[str] = set()
+    for (file, heading), found in zip(FILES.items(), targets_of, strict=True):
+        rest = {name: targets for name, targets in found.items() if name not in known}
+        (ROOT / file).write_text(render(pins, rest, hashes, heading))
+        known |= set(found)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,6 @@ def test_no_text_names_a_download_host_or_a_private_path():
 
 
 def test_every_dependency_is_pinned_with_hashes():
-    for name in ("constraints.txt", "constraints-dev.txt"):
+    for name in ("constraints.txt", "constraints-dev.txt", "constraints-browser.txt"):
         pins = re.split(r"\n(?=\S)", (ROOT / name).read_text(encoding="utf-8"))
         assert [pin for pin in pins if not pin.startswith("#") and "--hash=sha256:" not in pin] == []

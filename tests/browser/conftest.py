@@ -1,0 +1,75 @@
+"""A real browser, real servers, and what every page that is opened has to keep: no error, no script of others, no other host."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browser-test")
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "scripts"), str(ROOT / "tests" / "scenario")]
+
+import chromium as browsers  # noqa: E402
+import stores  # noqa: E402
+from playwright.sync_api import Browser  # noqa: E402
+from server import Server, serving  # noqa: E402
+from visit import Visitor, drawn  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(browsers.chromium())
+        except browsers.NoBrowser as exc:
+            pytest.skip(str(exc))
+        yield found
+
+
+@pytest.fixture
+def visitor(browser) -> Iterator[Visitor]:
+    made = Visitor(browser)
+    yield made
+    made.close()
+    assert made.left() == []
+
+
+# ------------------------------------------------------------ stores, each made once
+
+
+@pytest.fixture(scope="session")
+def _lived(tmp_path_factory) -> stores.Kept:
+    return stores.lived(tmp_path_factory.mktemp("lived"))
+
+
+@pytest.fixture(scope="session")
+def _stages(tmp_path_factory) -> dict[str, stores.Kept]:
+    return stores.stages(tmp_path_factory.mktemp("stages"))
+
+
+@pytest.fixture
+def stage(_stages, tmp_path) -> Callable[[str], stores.Kept]:
+    """`stage("on trial")`: a store of one's own."""
+    return lambda name: _stages[name].copied(tmp_path / "own")
+
+
+@pytest.fixture(scope="session")
+def crowd(_lived, tmp_path_factory) -> Iterator[Server]:
+    """A server of a store with several apps, shared: look, and change nothing."""
+    kept = stores.crowd(_lived.copied(tmp_path_factory.mktemp("crowd") / "shop"))
+    with serving(kept.store, "--name", kept.app, "--no-loop") as server:
+        drawn(server)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def living(_stages, tmp_path_factory) -> Iterator[Server]:
+    """A server whose controller lives, with a challenger on trial, an incident and a window in quarantine; look only."""
+    kept = _stages["on trial"].copied(tmp_path_factory.mktemp("living") / "shop")
+    with serving(kept.store, *kept.served) as server:
+        drawn(server)
+        yield server
