@@ -486,6 +486,9 @@ def test_pages_stay_quick_with_ten_thousand_releases(many):
     found = json.loads(page(many, "/api/apps/busy/releases", {"q": newest[:12]}))
     assert [one["id"] for one in found["releases"]] == [newest]
     assert quickest(lambda: page(many, f"/apps/busy/releases/{newest}")) < plain
+    back = {"code": "1", "to": document["releases"][1]["id"]}
+    for below in ("/data", "/incidents", "/confirm/revert"):
+        assert quickest(lambda below=below: page(many, f"/apps/busy{below}", back)) < plain, below
 
 
 def test_that_a_replay_ended_well_is_no_word_on_who_answers_now(lived):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias
 
-__all__ = ["ENDS", "KINDS", "Incident", "Open", "State", "Told", "changes", "fold", "standing"]
+__all__ = ["BODIES", "ENDS", "KINDS", "Incident", "Open", "State", "Told", "changes", "fold", "standing"]
 
 State = Literal["opened", "acting", "resolved"]
 
@@ -30,6 +30,8 @@ _OPENS = frozenset({"alarm", "tripped", "serve_failed", "waiting", "failed"})
 
 KINDS = tuple(sorted({"noted"} | _ACTS | _CALMS | ENDS | _STEPS_BACK | _ONCE | _OPENS | _BLAMES))
 """The kinds of events that incidents are folded from; all others change nothing."""
+BODIES = _OPENS | _BLAMES | {"noted"}
+"""Those of them of which the body is looked at."""
 
 _LOSSES = frozenset({"harm", "shift", "answers"})
 """Kinds of incidents that a retraining is an answer to, and that another champion ends. Not those about the rows themselves."""

@@ -30,6 +30,7 @@ __all__ = [
     "axes",
     "common_ancestor",
     "describe_axes",
+    "identity",
     "is_digest",
     "retrains",
     "revert",
@@ -245,7 +246,12 @@ def axes(a: Release, b: Release) -> tuple[Axis, ...]:
 
 def same_thing(a: Release, b: Release) -> bool:
     """Whether two releases are of the same code, env, params, seed, data and model, whatever they came from."""
-    return a.app == b.app and _identity(a) == _identity(b)
+    return a.app == b.app and identity(a) == identity(b)
+
+
+def identity(release: Release) -> tuple[Any, ...]:
+    """What a release is made of, whatever it came from: equal for those that are the `same_thing`. JSON values only."""
+    return (_code(release), dict(release.tables), release.model, release.recipe)
 
 
 def retrains(a: Release, b: Release) -> bool:
@@ -300,7 +306,7 @@ def revert(
     if "model" in axes:
         changes |= {"model": to.model, "recipe": to.recipe}
     mixed = replace(current, **changes, golden=None, scores={}, parents=(current_id,))
-    if _identity(mixed) == _identity(current):
+    if identity(mixed) == identity(current):
         named = ", ".join(sorted(axes))
         msg = f"Reverting {named}: both releases have the same already. `staytrue diff` shows where they differ."
         raise InvalidInput("ST454", msg, axes=sorted(axes))
@@ -335,10 +341,6 @@ def _inputs(made: Release | Recipe) -> tuple[Any, ...]:
 
 def _code(release: Release) -> tuple[Any, ...]:
     return (release.code, release.training_code, release.env, dict(release.params), release.seed)
-
-
-def _identity(release: Release) -> tuple[Any, ...]:
-    return (_code(release), dict(release.tables), release.model, release.recipe)
 
 
 def _distances(start: Digest, parents: Mapping[Digest, tuple[Digest, ...]]) -> dict[Digest, int]:

@@ -22,9 +22,9 @@ from staytrue.loop.fetch import newest
 from staytrue.loop.inspect import trusted
 from staytrue.loop.quarantine import DATA, HeldWindow, breach_document, hold, mended, quarantine, quarantined
 from staytrue.store import frames, tables
-from staytrue.store.browse import found_events
+from staytrue.store.browse import alarms_of, found_events
 from staytrue.store.frames import Rows
-from staytrue.store.ledger import LIVE, Entry, Event, Ref
+from staytrue.store.ledger import Entry, Event, Ref
 from staytrue.store.store import Store
 from staytrue.store.tables import Part, Table
 
@@ -319,7 +319,7 @@ def kept_back(store: Store, app: str) -> list[dict[str, Any]]:
     """What the live loop holds back from training since it looks mislabelled (`loop/inspect.py`), oldest first."""
     people = trusted(store.ledger, app)
     found: dict[str, dict[str, Any]] = {}
-    for event in store.ledger.events(app, LIVE, kinds=["alarm"]):
+    for event in alarms_of(store.ledger, app, "fault"):
         seen, state = event.body.get("evidence", {}), event.body.get("state")
         id_ = seen.get("held")
         if id_ and state == "opened":

@@ -10,8 +10,9 @@ from typing import Any
 from staytrue.engines.job import other_interpreter
 from staytrue.engines.process import Job
 from staytrue.errors import Corrupt, InvalidInput
+from staytrue.kernel.canonical_json import canonical_json
 from staytrue.kernel.duration import duration
-from staytrue.kernel.release import Digest, Release
+from staytrue.kernel.release import Digest, Release, identity
 from staytrue.loop.context import Context
 from staytrue.loop.jobs import Steps, result_of
 from staytrue.loop.train import Trained
@@ -19,6 +20,7 @@ from staytrue.store import code as code_store
 from staytrue.store import models
 from staytrue.store.ledger import Ref
 from staytrue.store.models import Golden
+from staytrue.store.objects import digest
 
 __all__ = [
     "answered_release",
@@ -28,6 +30,7 @@ __all__ = [
     "golden_answers",
     "golden_of",
     "kept",
+    "made_of",
     "new_release",
     "release_refs",
     "same_answers",
@@ -65,7 +68,7 @@ def answered_release(
     if not trained.ran:
         # The golden answers that came with the model are those of the code under which it was trained.
         release = replace(release, golden=(yield from golden_of(ctx, replace(release, golden=None))))
-        refs = (*release_refs(ctx, release), *(r for r in refs if r.kind != "release"))
+        refs = (*release_refs(ctx, release), *(r for r in refs if r.kind not in ("release", "made_of")))
     return release, refs
 
 
@@ -75,9 +78,14 @@ def kept(ctx: Context, release: Release) -> Digest:
 
 
 def release_refs(ctx: Context, release: Release) -> tuple[Ref, ...]:
-    """The reference that makes a release exist; what it names is kept with it."""
+    """The references that make a release exist, and let it be found by what it is made of; what it names is kept with it."""
     id_ = kept(ctx, release)
-    return (Ref(kind="release", name=id_, digest=id_),)
+    return Ref(kind="release", name=id_, digest=id_), Ref(kind="made_of", name=made_of(release), digest=id_)
+
+
+def made_of(release: Release) -> Digest:
+    """One digest for all releases that are the same thing, whatever they came from."""
+    return digest(canonical_json(identity(release)))
 
 
 def checked_out(ctx: Context, release: Release) -> Trained:

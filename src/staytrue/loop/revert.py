@@ -19,7 +19,7 @@ from staytrue.loop.lease import alive
 from staytrue.loop.orders import ask
 from staytrue.loop.past import Past
 from staytrue.loop.proposal import described_release
-from staytrue.loop.release import golden_of, release_refs, same_answers
+from staytrue.loop.release import golden_of, made_of, release_refs, same_answers
 from staytrue.loop.service import let_in
 from staytrue.store.ledger import LIVE, Ref
 from staytrue.store.store import KeptRelease, Store
@@ -104,7 +104,8 @@ def planned(store: Store, app: str, to: KeptRelease, axes: Collection[Axis]) -> 
 def _known(store: Store, app: str, release: Release, to: KeptRelease) -> KeptRelease | None:
     """The release that is made of the same already: under its id it may be warm, and its answers are known."""
     previous = store.ledger.role(app, LIVE, "previous")
-    kept_ones = [one for one in store.releases(app) if same_thing(one.release, release)]
+    alike = {ref.digest for ref in store.ledger.refs(app, "made_of", made_of(release), LIVE)}
+    kept_ones = [KeptRelease(store, id_, store.release_document(id_)) for id_ in sorted(alike)]
     if same_thing(to.release, release):
         kept_ones.append(to)
     warm = previous.release if previous else None

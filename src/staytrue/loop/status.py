@@ -9,6 +9,7 @@ from typing import Any
 from staytrue.kernel.incidents import standing
 from staytrue.kernel.release import describe_axes
 from staytrue.loop.look import Look, last_look, system_alarms, verdict
+from staytrue.store.browse import alarms_of
 from staytrue.store.counts import answered_rows
 from staytrue.store.ledger import LIVE, Event
 from staytrue.store.store import KeptRelease, Store
@@ -31,7 +32,7 @@ def status(store: Store, app: str, *, at: str | None, now: datetime | None = Non
     role = store.ledger.role(app, LIVE, "champion")
     champion = role.release if role else None
     seen = look.at_release(champion)
-    alarms = standing(store.ledger.events(app, LIVE, kinds=["alarm"]))
+    alarms = standing(alarms_of(store.ledger, app, "system"))
     right = verdict(
         look,
         champion,

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import String, cast, func, or_, select
+from sqlalchemy import String, case, cast, func, literal, or_, select
 
 from staytrue.kernel.release import Digest
 from staytrue.store.chain import EVENT, REF, as_event
 from staytrue.store.ledger import LIVE, Event, Ledger
 
-__all__ = ["Made", "events_about", "events_at", "found_events", "kinds_of", "made_releases"]
+__all__ = [
+    "Made",
+    "Told",
+    "alarms_of",
+    "events_about",
+    "events_at",
+    "found_events",
+    "kinds_of",
+    "made_releases",
+    "told",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,42 @@ def events_about(ledger: Ledger, app: str, release: str) -> list[Event]:
     query = select(EVENT).where(EVENT.c.app == app, cast(EVENT.c.body, String).contains(release, autoescape=True))
     found = map(as_event, ledger.select(query.order_by(EVENT.c.seq)))
     return [event for event in found if event.body.get("release") == release]
+
+
+def alarms_of(ledger: Ledger, app: str, kind: str) -> list[Event]:
+    """Alarms of one kind on the live timeline, oldest first; those that name no kind are of every one."""
+    body = cast(EVENT.c.body, String)
+    named = body.contains(f'"alarm":{json.dumps(kind)}', autoescape=True)
+    query = select(EVENT).where(EVENT.c.app == app, EVENT.c.timeline == LIVE, EVENT.c.kind == "alarm")
+    query = query.where(or_(named, ~body.contains('"alarm":', autoescape=True)))
+    return [as_event(row) for row in ledger.select(query.order_by(EVENT.c.seq))]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """As much of an event as a story is folded from."""
+
+    seq: int
+    at: datetime
+    kind: str
+    sentence: str
+    body: Mapping[str, Any]
+
+
+def told(
+    ledger: Ledger, app: str, *, kinds: Collection[str], with_body: Collection[str], after: int, limit: int
+) -> Iterator[Told]:
+    """Events of the live timeline, oldest first, in a tenth of the time: of other kinds than `with_body` without their body."""
+    columns = EVENT.c
+    body = case((columns.kind.in_(sorted(with_body)), columns.body), else_=literal("")).label("body")
+    query = (
+        select(columns.seq, columns.at, columns.kind, columns.sentence, body)
+        .where(columns.app == app, columns.timeline == LIVE, columns.kind.in_(sorted(kinds)), columns.seq > after)
+        .order_by(columns.seq)
+        .limit(limit)
+    )
+    for row in ledger.select(query):
+        yield Told(row.seq, row.at, row.kind, row.sentence, json.loads(row.body) if row.body else {})
 
 
 def found_events(
