@@ -118,26 +118,17 @@ class Feeder:
     _seq: int = 0
     _served: dict[str, tuple[str, float]] = field(default_factory=dict)
 
-    def play(self, until_day: datetime, moved: Callable[[], None] = lambda: None, *, quiet_days: int = 1) -> None:
-        """Day after day up to the beginning of `until_day`.
-
-        Args:
-            quiet_days: so many at once while nobody is on trial: what the loop decides is decided tick by tick all the same.
-        """
-        while (now := self.loop.clock()) < until_day:
-            step = 1 if "challenger" in self._served else quiet_days
-            self._play(now, min(now + step * DAY, until_day))
-            moved()
-
-    def _play(self, today: datetime, then: datetime) -> None:
-        while today < then:
+    def play(self, until_day: datetime, moved: Callable[[], None] = lambda: None) -> None:
+        """Day after day up to the beginning of `until_day`."""
+        while (today := self.loop.clock()) < until_day:
             rows = self.world.came(today)
             self._note([row[self.world.key] for row in rows], self.asker.quotes(rows))
-            today += DAY
-            self.asker.label(self.world.became_known(today))
+            tomorrow = today + DAY
+            self.asker.label(self.world.became_known(tomorrow))
+            self.loop.clock.set(tomorrow)
+            self.catch_up()
             self.days += 1
-        self.loop.clock.set(then)
-        self.catch_up()
+            moved()
 
     def _note(self, keys: Sequence[Any], quotes: Sequence[Quote | None]) -> None:
         expected = self._expected(keys, self._served)
