@@ -60,6 +60,10 @@ def fragments(path):
     return ("overview", path)
 
 
+def slow_paths(store):
+    return ()
+
+
 if __name__ == "__main__":
     from staytrue.cli import main, up
 

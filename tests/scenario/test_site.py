@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from staytrue import testing
-from staytrue.dashboard.site import fragments, respond
+from staytrue.dashboard.site import fragments, respond, slow_paths
 from staytrue.kernel.release import Digest, Release
 from staytrue.kernel.source import SourceSpec
 from staytrue.store import code, env, frames, tables
@@ -186,6 +186,14 @@ def test_every_page_of_an_app_draws(lived):
         seen = sound(page(lived, f"/apps/shop{below}"))
         assert set(fragments(f"/apps/shop{below}")) - {"incident"} <= set(seen.ids), below
         json.loads(page(lived, f"/api/apps/shop{below}"))
+
+
+def test_what_is_drawn_before_anybody_asks_is_there(lived):
+    paths = list(slow_paths(lived))
+
+    assert {"/apps/shop/incidents", "/apps/shop/data/sales"} <= set(paths)
+    for path in paths:
+        page(lived, path)
 
 
 def test_a_release_of_which_objects_are_gone_shows_what_is_known(lived):

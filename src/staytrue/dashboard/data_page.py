@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 from staytrue.errors import NotFound, StaytrueError
@@ -24,6 +26,7 @@ _MONTHS: Final = 36
 _VERSIONS: Final = 40
 _PARTS: Final = 60
 _TOP: Final = 3
+_KEPT: Final = 16
 
 
 def data_document(store: Store, app: str, *, now: datetime) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def _learned(store: Store, app: str, source: str) -> Table | None:
 
 def _compared(store: Store, a: Table, b: Table, names: Sequence[str]) -> dict[str, Any]:
     """How far each column is from one version to the other."""
-    ours, theirs = tables.sketches(store.objects, a), tables.sketches(store.objects, b)
+    ours, theirs = _whole(store.objects, a), _whole(store.objects, b)
     columns = [
         {
             "column": name,
@@ -144,8 +147,21 @@ def _compared(store: Store, a: Table, b: Table, names: Sequence[str]) -> dict[st
 def _over_time(objects: LocalObjects, table: Table, names: Sequence[str]) -> dict[str, Any]:
     """Column -> its kind, and month by month its quartiles, or the shares of its most frequent values."""
     months = [(chunk.parts[0].since, _month(objects, table, chunk)) for chunk in table.chunks[-_MONTHS:] if chunk.rows]
-    whole = tables.sketches(objects, table)
+    whole = _whole(objects, table)
     return {name: _column(whole[name], name, months) for name in names if name in whole}
+
+
+_wholes: OrderedDict[tuple[Path, str], Mapping[str, Sketch]] = OrderedDict()
+
+
+def _whole(objects: LocalObjects, table: Table) -> Mapping[str, Sketch]:
+    """The columns of a version of a table, which never changes: put together once from its months."""
+    key = (objects.root, table.id)
+    if key not in _wholes:
+        _wholes[key] = tables.sketches(objects, table)
+        while len(_wholes) > _KEPT:
+            _wholes.popitem(last=False)
+    return _wholes[key]
 
 
 @lru_cache(maxsize=512)

@@ -28,8 +28,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +84,9 @@ class Site(Protocol):
 
     def fragments(self, path: str) -> tuple[str, ...]:
         """The ids of the elements of that page that change."""
+
+    def slow_paths(self, store: Store) -> Iterable[str]:
+        """Pages to be drawn once before anybody asks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +157,7 @@ class _Process:
         gc.collect()
         gc.freeze()
         server = await asyncio.start_server(self._serve, sock=listening, limit=_LINE_BYTES)
+        threading.Thread(target=self._warm, name="staytrue-warm", daemon=True).start()
         while not self._ended.is_set():
             if self.line is not None and not self.line.beat():
                 break
@@ -164,6 +169,14 @@ class _Process:
         for process in self._errands.values():
             signal_group(process.pid, KILL)
         return self.code
+
+    def _warm(self) -> None:
+        """In a thread: draw for nobody what takes a second the first time."""
+        with contextlib.suppress(Exception):  # whoever asks for the page is told
+            for path in self.site.slow_paths(self.store()):
+                if self._ended.is_set():
+                    return
+                self.site.respond(self.store(), path, {}, now=datetime.now(UTC))
 
     def store(self) -> Store:
         """The store, opened.

@@ -10,7 +10,7 @@ import hashlib
 import json
 import mimetypes
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -42,11 +42,12 @@ from staytrue.dashboard.small_pictures import (
     rows_picture,
 )
 from staytrue.errors import Conflict, Corrupt, InvalidInput, NotFound, Refused, StaytrueError, Unavailable
+from staytrue.loop.data import kept_sources
 from staytrue.loop.job_list import job_document, jobs_document
 from staytrue.loop.orders import paused
 from staytrue.store.store import Store
 
-__all__ = ["Answer", "fragments", "respond"]
+__all__ = ["Answer", "fragments", "respond", "slow_paths"]
 
 _HTML: Final = "text/html; charset=utf-8"
 _JSON: Final = "application/json"
@@ -135,6 +136,14 @@ def respond(
         return Answer(status=200, body=_drawn(view, asked, where), content_type=_HTML)
     except StaytrueError as exc:
         return _problem(exc, app, now=now, live=live, is_api=is_api)
+
+
+def slow_paths(store: Store) -> Iterator[str]:
+    """Pages that take longer the first time, since they read what later ones remember: incidents, and sources."""
+    for app in store.apps():
+        yield f"/apps/{app}"
+        yield f"/apps/{app}/incidents"
+        yield from (f"/apps/{app}/data/{spec.name}" for spec in kept_sources(store, app))
 
 
 def fragments(path: str) -> tuple[str, ...]:
