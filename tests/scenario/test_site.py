@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -186,6 +187,36 @@ def test_every_page_of_an_app_draws(lived):
         seen = sound(page(lived, f"/apps/shop{below}"))
         assert set(fragments(f"/apps/shop{below}")) - {"incident"} <= set(seen.ids), below
         json.loads(page(lived, f"/api/apps/shop{below}"))
+
+
+def test_all_that_was_decided_stands_on_the_time_axis_however_much_else_happened(lived):
+    live = [event for event in lived.ledger.events("shop", "live") if event.kind == "deployed"][-1].at
+    told = {
+        "retrain": "retrains", "backtest": "trials", "promoted": "promoted", "rejected": "rejected", "alarm": "alarms",
+        "pushed": "commits", "quarantined": "quarantine", "reverted": "taken back", "repaired": "repaired", "blamed": "blame",
+        "withdrawn": "rejected", "serve_failed": "alarms",
+    }  # fmt: skip
+    about = {"release": "ab" * 32, "bad": "ab" * 32, "good": "cd" * 32, "outcome": "nobody"}
+    entries = [
+        replace(entry("shop", 1, kind, f"It was {kind}.", about, timeline=line), at=live)
+        for kind in told
+        for line in ["data" if kind == "quarantined" else "live"]
+    ]
+    steps = [
+        replace(entry("shop", 1, "canary", f"Step {k}.", {"release": "cd" * 32}), at=live + timedelta(hours=k))
+        for k in range(400)
+    ]
+    lived.ledger.append([*entries, *steps], recorded_at=NOW)
+
+    document, text = json.loads(page(lived, "/api/apps/shop")), page(lived, "/apps/shop")
+
+    shown = {one["kind"]: one["lane"] for one in document["events"]}
+    assert {kind: shown.get(kind) for kind in told if kind != "backtest"} == {
+        kind: lane for kind, lane in told.items() if kind != "backtest"
+    }
+    assert shown["canary"] == "trials"
+    for lane in told.values():
+        assert f">{lane}</text>" in text
 
 
 def test_what_is_drawn_before_anybody_asks_is_there(lived):

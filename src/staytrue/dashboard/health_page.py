@@ -21,7 +21,8 @@ from staytrue.store.store import Store
 __all__ = ["apps_document", "health_document", "incident_line"]
 
 _WORST_FIRST: Final = {"harmed": 0, "unknown": 1, "right": 2}
-_MOST_EVENTS: Final = 240
+_MOST_OF_A_LANE: Final = 48
+"""So that the many steps of trials, or alarms, do not push what they led to off the picture."""
 _LANES: Final[Mapping[str, str]] = {
     "promoted": "promoted",
     "deployed": "promoted",
@@ -30,8 +31,12 @@ _LANES: Final[Mapping[str, str]] = {
     "undone": "taken back",
     "repaired": "repaired",
     "rejected": "rejected",
+    "withdrawn": "rejected",
+    "tried": "rejected",
     "alarm": "alarms",
     "tripped": "alarms",
+    "serve_failed": "alarms",
+    "failed": "alarms",
     "retrain": "retrains",
     "restore": "retrains",
     "pushed": "commits",
@@ -119,8 +124,10 @@ def health_document(store: Store, app: str, *, now: datetime, live: Mapping[str,
 
 def _events(store: Store, app: str, lost: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What happened while these losses were made, oldest first."""
-    newest = found_events(store.ledger, app, timelines=[LIVE], kinds=list(_LANES), limit=_MOST_EVENTS)
-    newest += found_events(store.ledger, app, timelines=[DATA], kinds=["quarantined"], limit=50)
+    newest: list[Event] = []
+    for lane in dict.fromkeys(_LANES.values()):
+        kinds = [kind for kind, name in _LANES.items() if name == lane]
+        newest += found_events(store.ledger, app, timelines=[LIVE, DATA], kinds=kinds, limit=_MOST_OF_A_LANE)
     points = lost["points"]
     since = datetime.fromisoformat(points[0]["since"]) - timedelta(days=1) if points else None
     shown = [event for event in newest if since is None or event.at >= since]
