@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from living import beating
 
 from staytrue import testing
+from staytrue.dashboard.confirm_page import confirm_document
+from staytrue.loop.lease import alive
 from staytrue.loop.orders import orders
+from staytrue.store.store import Store
 
 OLD, NEW = 'sales["rate"], 1)', 'sales["rate"], 2)'
 
@@ -74,6 +79,25 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(pair, axis, way, di
         axis in {"data", "all"}
     )
     assert kept(shop) == before
+
+    # The page, which asks nobody, says the same in the same words as far as it goes.
+    with contextlib.closing(Store(shop.store_path)) as store:
+        chosen = dict.fromkeys(["code", "data", "model"] if axis == "all" else [axis], "1")
+        page = confirm_document(store, "shop", "revert", {"to": old, **chosen})["sentences"]
+        assert page[:3] == said.document["sentences"][:3]
+        assert "asks both releases first" in page[-1]
+        with beating(shop.store_path):
+            until(lambda: alive(shop.store_path, "shop"))
+            page = confirm_document(store, "shop", "revert", {"to": old, **chosen})["sentences"]
+            assert ("The loop, which is alive, tries it on live traffic" in page[3]) == (way == "few")
+            assert ("asks both releases first" in page[-1]) == (way == "same")
+
+
+def until(happened) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_dry_run_that_would_skip_the_trial_says_so(pair):

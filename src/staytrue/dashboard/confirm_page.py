@@ -10,7 +10,7 @@ from staytrue.errors import InvalidInput, StaytrueError
 from staytrue.kernel.release import AXES, Axis, describe_axes
 from staytrue.loop.lease import alive
 from staytrue.loop.orders import challenger, needless, will
-from staytrue.loop.outlook import on_trial
+from staytrue.loop.outlook import foretold
 from staytrue.loop.quarantine import quarantine
 from staytrue.loop.revert import before, planned
 from staytrue.loop.undo import meant
@@ -115,27 +115,11 @@ def _revert(store: Store, app: str, query: Mapping[str, str]) -> tuple[list[str]
     chosen: list[Axis] = [axis for axis in AXES if query.get(axis)] or list(AXES)
     to = store.release(query["to"]) if query.get("to") else before(store, app)
     plan = planned(store, app, to, chosen)
-    lives, waiting = alive(store.root, app), on_trial(store, app)
-    differs = describe_axes(plan.champion.release, plan.release)
-    named = f"the champion {plan.champion.id[:8]} with {plan.words}"
-    sentences = [
-        f"Release {plan.known.id[:8]} would answer again: it is what {named} would be."
-        if plan.known
-        else f"A release would be made: {named}.",
-        f"From the champion it differs in {'; '.join(differs)}."
-        if differs
-        else "It differs from the champion in nothing.",
-        "Nothing is trained: " + ("there is no model." if plan.release.is_service else "its model is in the store."),
-        "The loop, which is alive, tries it on live traffic; it is champion when it has shown that it is no worse."
-        if lives
-        else "It is held against the champion on labelled rows that neither learned from, and kept out if these are too few.",
-    ]
-    if waiting and lives:
-        sentences.append(f"Challenger {waiting[:8]}, on trial now, makes room for it.")
-    sentences.append("Where nobody can tell its answers from the champion's, it is champion at once.")
+    sentences, is_all = foretold(store, app, plan)
     flags = " ".join(f"--{axis}" for axis in plan.axes)
     command = f"staytrue revert {flags} {to.id[:8]} --dry-run"
-    sentences.append(f"`{command}` asks both releases first, and says which of these it will be.")
+    if not is_all:
+        sentences.append(f"`{command}` asks both releases first, and says which of these it will be.")
     return sentences, {"to": to.id, **dict.fromkeys(plan.axes, "1")}, command
 
 

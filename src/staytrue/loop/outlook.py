@@ -21,7 +21,7 @@ from staytrue.store.ledger import LIVE
 from staytrue.store.models import Golden
 from staytrue.store.store import Store
 
-__all__ = ["Outlook", "Way", "foreseen", "next_training", "on_trial", "settings_of"]
+__all__ = ["Outlook", "Way", "foreseen", "foretold", "next_training", "on_trial", "settings_of"]
 
 Way = Literal["now", "same", "loop", "rows", "few", "canary", "kinds"]
 """How a release would come in: by hand without a trial; since nobody can tell it from the champion; through the loop's trial; on
@@ -73,16 +73,8 @@ def foreseen(ctx: Context, plan: Plan, *, now: bool) -> Steps[Outlook]:
     way, rows = yield from _way(ctx, plan, now=now)
     differs = describe_axes(champion, release)
     lives = alive(ctx.store.root, ctx.app.name)
-    named = f"the champion {plan.champion.id[:8]} with {plan.words}"
-    what = (
-        f"Release {plan.known.id[:8]} would answer again: it is what {named} would be."
-        if plan.known
-        else f"A release would be made: {named}."
-    )
     sentences = [
-        what,
-        "From the champion it differs in " + "; ".join([*differs, *_tables(ctx.store, champion, release)]) + ".",
-        "Nothing is trained: " + ("there is no model." if release.is_service else "its model is in the store."),
+        *_made(ctx.store, plan),
         _said(way, rows, on_trial(ctx.store, ctx.app.name) if way == "loop" else None),
         *([_TODAY] if way == "same" and lives else []),
         _next(ctx, release),
@@ -95,6 +87,55 @@ def foreseen(ctx: Context, plan: Plan, *, now: bool) -> Steps[Outlook]:
         rows=rows,
         sentences=tuple(sentences),
     )
+
+
+def foretold(store: Store, app: str, plan: Plan) -> tuple[list[str], bool]:
+    """What that revert would do as far as what is kept tells, asking neither release; and whether that is all there is to tell.
+
+    Asked has to be whose answers were not compared yet; and counted are the rows of a comparison where no loop lives.
+    """
+    champion, release, lives = plan.champion.release, plan.release, alive(store.root, app)
+    same = None if champion.is_service else _known_alike(store, champion, release)
+    way: Way | None = "same" if same else "loop" if same is False and lives else None
+    if champion.is_service != release.is_service:
+        way = "kinds"
+    said = _made(store, plan)
+    if way is not None:
+        today = [_TODAY] if way == "same" and lives else []
+        return [*said, _said(way, None, on_trial(store, app) if way == "loop" else None), *today], True
+    tried = (
+        "the loop, which is alive, tries it on live traffic"
+        if lives
+        else "it is held against the champion on rows that neither learned from, and kept out if these are too few"
+    )
+    if same is False:
+        return [*said, f"{tried[0].upper()}{tried[1:]}."], False
+    return [*said, f"It is champion at once if nobody can tell its answers from the champion's; else {tried}."], False
+
+
+def _made(store: Store, plan: Plan) -> list[str]:
+    """What a plan makes, in sentences."""
+    champion, release = plan.champion.release, plan.release
+    named = f"the champion {plan.champion.id[:8]} with {plan.words}"
+    return [
+        f"Release {plan.known.id[:8]} would answer again: it is what {named} would be."
+        if plan.known
+        else f"A release would be made: {named}.",
+        "From the champion it differs in "
+        + "; ".join([*describe_axes(champion, release), *_tables(store, champion, release)])
+        + ".",
+        "Nothing is trained: " + ("there is no model." if release.is_service else "its model is in the store."),
+    ]
+
+
+def _known_alike(store: Store, champion: Release, release: Release) -> bool | None:
+    """Whether both gave the same golden answers; None: one of them was not asked yet."""
+    if release.model != champion.model or champion.golden is None:
+        return False
+    if release.golden is None:
+        return None
+    old, new = (Golden.from_document(store.objects.get_document(one)) for one in (champion.golden, release.golden))
+    return models.answers_equal(old.answers, new.answers) is None
 
 
 def _way(ctx: Context, plan: Plan, *, now: bool) -> Steps[tuple[Way, int | None]]:
@@ -115,13 +156,11 @@ def _way(ctx: Context, plan: Plan, *, now: bool) -> Steps[tuple[Way, int | None]
 
 
 def _answers_alike(ctx: Context, champion: Release, release: Release) -> Steps[bool]:
-    if release.model != champion.model or champion.golden is None:
-        return False
+    alike = _known_alike(ctx.store, champion, release)
+    if alike is not None or champion.golden is None:
+        return bool(alike)
     known = Golden.from_document(ctx.store.objects.get_document(champion.golden))
-    if release.golden is not None:
-        found: Golden | None = Golden.from_document(ctx.store.objects.get_document(release.golden))
-    else:
-        found = yield from golden_answers(ctx, release)
+    found = yield from golden_answers(ctx, release)
     return found is not None and models.answers_equal(known.answers, found.answers) is None
 
 
