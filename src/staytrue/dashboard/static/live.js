@@ -80,8 +80,10 @@
       if (got.status === 401) { location.reload(); return; }
       if (got.ok) {
         const fresh = new DOMParser().parseFromString(await got.text(), "text/html");
-        for (const id of fragments) {
-          const [old, next] = [document.getElementById(id), fresh.getElementById(id)];
+        const pairs = fragments.map((id) => [document.getElementById(id), fresh.getElementById(id)]).filter(([old]) => old);
+        // The page of a store without an app is another one as soon as there is one.
+        if (pairs.length && pairs.every(([, next]) => !next)) { location.reload(); return; }
+        for (const [old, next] of [...pairs, [document.getElementById("as-of"), fresh.getElementById("as-of")]]) {
           if (!old || !next) continue;
           if (isInUse(old)) stale = true;
           else swap(old, next);
