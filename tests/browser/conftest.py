@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,27 @@ def _stages(tmp_path_factory) -> dict[str, stores.Kept]:
 def stage(_stages, tmp_path) -> Callable[[str], stores.Kept]:
     """`stage("on trial")`: a store of one's own."""
     return lambda name: _stages[name].copied(tmp_path / "own")
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """`serve(kept, *arguments)`: a server of one's own, ended afterwards."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(kept: stores.Kept, *arguments: str) -> Server:
+            server = stack.enter_context(serving(kept.store, *arguments))
+            drawn(server)
+            return server
+
+        yield begin
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody has."""
+    with contextlib.closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ class Visitor:
 
         def requested(request: Request) -> None:
             host = urlsplit(request.url).netloc
-            home = urlsplit(page.url).netloc or urlsplit(url or "").netloc
+            home = urlsplit(page.url if page.url.startswith("http") else url or "").netloc
             if host and home and host != home and host not in hosts:
                 hosts.add(host)
                 self.faults.append(f"asked {host}: {request.url}")

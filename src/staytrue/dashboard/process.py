@@ -141,6 +141,7 @@ class _Process:
     _store: Store | None = None
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
     _errands: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _under_way: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.notes = Notes(self.root / "work" / "page" / "asked")
@@ -166,6 +167,8 @@ class _Process:
                 await asyncio.wait_for(self._ended.wait(), _BEAT_S)
         server.close()
         self.events.close()
+        if self._under_way:  # cut off by the end of the event loop each of them would say so
+            await asyncio.wait(self._under_way, timeout=_BEAT_S)
         for process in self._errands.values():
             signal_group(process.pid, KILL)
         return self.code
@@ -205,6 +208,10 @@ class _Process:
     # ------------------------------------------------------------ one request
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a server calls it as one
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
         try:
             async with asyncio.timeout(_HEAD_S):
                 line = await reader.readline()

@@ -8,6 +8,7 @@
 (() => {
   const QUIET_MS = 4500;
   const ATTEMPT_MS = 1500;
+  const BROKEN_MS = 2500;
   const app = /^\/apps\/([^/]+)/.exec(location.pathname)?.[1] ?? "";
   const address = `/events?app=${app}&path=${encodeURIComponent(location.pathname)}`;
 
@@ -83,7 +84,8 @@
         const pairs = fragments.map((id) => [document.getElementById(id), fresh.getElementById(id)]).filter(([old]) => old);
         // The page of a store without an app is another one as soon as there is one.
         if (pairs.length && pairs.every(([, next]) => !next)) { location.reload(); return; }
-        for (const [old, next] of [...pairs, [document.getElementById("as-of"), fresh.getElementById("as-of")]]) {
+        const always = ["as-of", "asked"].map((id) => [document.getElementById(id), fresh.getElementById(id)]);
+        for (const [old, next] of [...pairs, ...always]) {
           if (!old || !next) continue;
           if (isInUse(old)) stale = true;
           else swap(old, next);
@@ -129,6 +131,10 @@
     source.addEventListener("hello", told);
     source.addEventListener("beat", told);
     source.addEventListener("changed", () => { hear(); refresh(); });
+    source.addEventListener("error", () => {
+      const broken = Date.now();
+      setTimeout(() => { if (heard < broken) lose(); }, BROKEN_MS);
+    });
   }
 
   setInterval(() => {
@@ -137,7 +143,8 @@
       // A browser gives up on an answer that is none, such as 503; so it is asked anew from here.
       if (source.readyState === EventSource.CLOSED || Date.now() - heard > 3 * QUIET_MS) listen();
     }
-    if (stale && !lost) refresh();
+    // What was asked for on a page may end without a word in the log: when it is refused.
+    if ((stale || document.getElementById("asked")?.dataset.state === "under way") && !lost) refresh();
   }, ATTEMPT_MS);
 
   addEventListener("offline", lose);
