@@ -16,12 +16,12 @@ need_dev = venv=$$($(PYTHON) scripts/bootstrap.py dev) && bin="$$venv/bin"
 need_browser = venv=$$($(PYTHON) scripts/bootstrap.py browser) && bin="$$venv/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow browser-test screenshots lint check fault bench bench-serve bench-loop bench-health bench-blame drill drill-shop drill-harm drill-chaos whodunnit docs clean
+.PHONY: help demo test slow browser-test screenshots lint check fault bench bench-serve bench-loop bench-health bench-page bench-blame drill drill-shop drill-harm drill-chaos whodunnit docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
-demo:  ## the whole loop on real data that ships with staytrue; leaves app and store in demo/
+demo:  ## months of real bookings live in a minute, with the page to look at, until Ctrl-C; leaves app and store in demo/
 	@$(need_demo) && "$$bin/staytrue" demo $(DEMO_ARGS) && echo "(staytrue is $$bin/staytrue here)"
 
 test:  ## the fast tests, with the examples in docstrings
@@ -80,6 +80,9 @@ bench-health:  ## cost of profiles beside Evidently and others (EVIDENTLY_PYTHON
 	@$(need_dev) && status=0; \
 	for script in health alarms "contract --repeat 3 --most 7" few_labels segments poison remedies; do set -- $$script; name=$$1; shift; \
 	echo; echo "== benchmarks/$$name.py $$*"; OMP_NUM_THREADS=1 "$$bin/python" -W ignore "benchmarks/$$name.py" "$$@" || status=1; done; exit $$status
+
+bench-page:  ## what a page costs at 10,000 releases, how heavy the first one is, what an idle one uses
+	@$(need_dev) && OMP_NUM_THREADS=1 "$$bin/python" -W ignore benchmarks/page.py
 
 bench-blame:  ## is the right change blamed for a drop, and nobody when nothing is wrong; BLAME_ARGS="--repeat 5 --only none"
 	@$(need_dev) && OMP_NUM_THREADS=1 "$$bin/python" -W ignore benchmarks/blame.py $(BLAME_ARGS)

@@ -114,14 +114,14 @@ _NOW = datetime.now(UTC)
 def crowd(kept: Kept) -> Kept:
     """Three apps more: one with very much, one with harmful names, one that was never asked anything."""
     store = Store(kept.store)
-    _busy(store)
+    busy(store)
     _evil(store)
     _bare(store)
     store.close()
     return kept
 
 
-def _busy(store: Store) -> None:
+def busy(store: Store) -> None:
     """One in three came to answer. Of all but the newest there is the name only: writing 10,000 objects takes a minute."""
     real = [_release(store, BUSY, {"app.py": "x = 1\n"})]
     like = store.release_document(real[0])
