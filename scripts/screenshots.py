@@ -96,8 +96,9 @@ def write(file: Path, png: bytes) -> int:
 
 @contextlib.contextmanager
 def served(store: Path) -> Iterator[str]:
-    """`staytrue up` without its loop, once its page answers; ended afterwards."""
-    command = [sys.executable, "-m", "staytrue", "up", "--store", str(store), "--port", "0", "--no-loop", "--json"]
+    """`staytrue up` by the clock at which the demo stopped, once its page answers; ended afterwards."""
+    command = [sys.executable, "-m", "staytrue", "up", "--store", str(store), "--port", "0", "--json", "--no-follow"]
+    command += ["--app", str(store.parent / "app.py"), "--clock", str(store / "demo.clock")]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said)
         try:
@@ -113,9 +114,9 @@ def wait(process: subprocess.Popen[bytes], said: Any) -> str:
     while time.monotonic() < end:
         said.seek(0)
         with contextlib.suppress(ValueError, urllib.error.URLError):
-            url = str(json.loads(said.read())["url"])
-            ask(url, "/api/")
-            return url
+            told = json.loads(said.read())
+            if ask(told["url"], f"/api/apps/{told['app']}")["status"]["runs"]:  # else nobody has looked of late
+                return str(told["url"])
         if process.poll() is not None:
             break
         time.sleep(0.1)

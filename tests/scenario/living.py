@@ -134,15 +134,15 @@ class Live:
 
 
 @contextlib.contextmanager
-def beating(store_path: Path) -> Iterator[None]:
-    """What a controller of the shop that lives leaves behind twice a second."""
+def beating(store_path: Path, app: str = "shop") -> Iterator[None]:
+    """What a controller of that app that lives leaves behind twice a second."""
     over = threading.Event()
 
     def beat() -> None:
         count = 0
         while True:
             count += 1
-            FileBeats(store_path, "shop").write({"pid": os.getpid(), "count": count})
+            FileBeats(store_path, app).write({"pid": os.getpid(), "count": count})
             if over.wait(0.5):
                 return
 

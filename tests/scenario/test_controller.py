@@ -11,6 +11,9 @@ from living import LIVE_FROM, START, UNTIL, Live
 from staytrue.engines.process import ProcessPool
 from staytrue.errors import Conflict
 from staytrue.kernel.release import Digest
+from staytrue.loop.fetch import fetch
+from staytrue.loop.lease import FileBeats, Tenancy, held
+from staytrue.loop.losses import losses
 from staytrue.loop.replay import replay
 from staytrue.store.ledger import LIVE, Entry, Event, RoleChange
 
@@ -56,6 +59,31 @@ def test_what_happens_live_is_what_a_replay_of_the_same_rows_says(shop):
     assert "promoted" in kinds
     assert story(shop.events()) == story(told["timeline"])
     assert told["policies"][0]["trained"] == 0  # every recipe of the replay was trained by the live loop
+
+
+def test_it_goes_on_from_where_a_live_replay_ends_as_one_replay_would(shop):
+    since = START + timedelta(days=LIVE_FROM)
+    shop._set(START + timedelta(days=20))
+    shop._run(fetch(shop.ctx, "sales", now=shop.now))
+    mine = Tenancy(shop.ledger, "shop", "me", FileBeats(shop.ctx.store.root, "shop"))
+    with held(mine, "replays", shop.now):
+        replay(shop.ctx, ["payback"], since=since, live="payback", tenancy=mine)
+
+    shop.live(shop.controller("me"), UNTIL - 20)
+
+    told = replay(shop.ctx, ["payback"], since=since)
+    lived = [event for event in shop.events() if event.kind not in ("looked", "replayed")]
+    assert "promoted" in [event.kind for event in lived if event.at > START + timedelta(days=20)]
+    assert story(lived) == story(told["timeline"])
+    points = losses(shop.ctx.store, "shop")["points"]
+    assert [point["since"][:10] for point in points] == [
+        "2026-01-12",
+        "2026-01-19",
+        "2026-01-26",
+        "2026-02-02",
+        "2026-02-09",
+        "2026-02-16",
+    ]
 
 
 def test_a_challenger_that_passed_waits_for_a_person_and_is_promoted_once(careful):

@@ -184,8 +184,10 @@ class _Demo:
             if tenancy is not None:
                 self._live_the_past(ctx, tenancy)
                 past.close()
+            else:
+                self.screen.note(f"It goes on from {self._clock():%Y-%m-%d}, where its clock stands.")
             asker = stack.enter_context(contextlib.closing(Asker(port, connections=_CALLERS, patience_s=_READY_S)))
-            feeder = self._feeder(ctx, process, asker)
+            feeder = self._feeder(ctx, process, asker, told=tenancy is None)
             self._feed(feeder)
             self._compare(ctx, feeder)
             self._show_what_next(ctx.store, port if stays else None)
@@ -265,7 +267,7 @@ class _Demo:
         bookings = templates()[self.args.name] / "hotel_rates.csv.gz"
         return _Hotel(bookings, self.place / bookings.name)
 
-    def _feeder(self, ctx: Context, process: subprocess.Popen[bytes], asker: Asker) -> Feeder:
+    def _feeder(self, ctx: Context, process: subprocess.Popen[bytes], asker: Asker, *, told: bool) -> Feeder:
         loop = Loop(
             store=ctx.store,
             app=_APP,
@@ -273,7 +275,10 @@ class _Demo:
             check=lambda: self._check(process),
             said=lambda: said(self._log),
         )
-        return Feeder(loop=loop, world=self._hotel, asker=asker, told=self._told)
+        feeder = Feeder(loop=loop, world=self._hotel, asker=asker, told=self._told)
+        if told:
+            feeder.skip()
+        return feeder
 
     def _told(self, event: Event) -> None:
         if event.kind != "looked":
@@ -307,7 +312,9 @@ class _Demo:
         screen.say("\nAsk it what happened and why:")
         champion = store.champion(_APP)
         shown = [f"show {champion.id[:8]}"] if champion else []
-        for command in ("status", "log", *shown, "blame"):
+        # When nobody looks any more, nothing is right as of now.
+        status = "status" if port else "status --at end"
+        for command in (status, "log", *shown, "blame"):
             screen.say(f"  staytrue {command} {where}")
         if port is None:
             screen.say("\nServe it, with its page:")
