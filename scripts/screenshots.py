@@ -61,7 +61,7 @@ def main() -> None:
 
 def views(url: str) -> list[tuple[str, str, str]]:
     """Name, path and theme of each picture."""
-    app = ask(url, "/api/")["app"]
+    app = ask(url, "/api")["app"]
     champion = ask(url, f"/api/apps/{app}")["status"]["champion"]["release"]
     base = f"/apps/{app}"
     return [
