@@ -18,6 +18,7 @@ from staytrue.loop.context import Context, open_context
 from staytrue.loop.contracts import contract_of, edit_contract, effective, versions
 from staytrue.loop.data import Decided, document, drop, held_back, part_document, release, repair, trust
 from staytrue.loop.fetch import newest
+from staytrue.loop.look import clock
 
 __all__ = ["arguments", "run"]
 
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def _overview(ctx: Context, source: str | None, screen: Screen) -> int:
-    now = datetime.now(UTC)
+    now = clock(ctx.store, ctx.app.name, datetime.now(UTC))
     specs = [_spec(ctx, source)] if source else [one.spec for one in ctx.app.sources.values()]
     told = document(ctx.store, ctx.app.name, specs, now=now)
     screen.document(told)

@@ -14,6 +14,7 @@ from staytrue.errors import NotFound, StaytrueError
 from staytrue.kernel.sketch import Sketch, describe, moved, psi
 from staytrue.loop.contracts import effective_in, kept_contract
 from staytrue.loop.data import document, kept_sources, source_document
+from staytrue.loop.look import clock
 from staytrue.store import tables
 from staytrue.store.objects import LocalObjects
 from staytrue.store.store import Store
@@ -31,7 +32,7 @@ _KEPT: Final = 16
 
 def data_document(store: Store, app: str, *, now: datetime) -> dict[str, Any]:
     """What `staytrue data --json` prints."""
-    return document(store, app, kept_sources(store, app), now=now)
+    return document(store, app, kept_sources(store, app), now=clock(store, app, now))
 
 
 def source_page_document(
@@ -64,7 +65,7 @@ def source_page_document(
     contract = kept_contract(store, app, source)
     return {
         "app": app,
-        **source_document(store, app, spec, now=now),
+        **source_document(store, app, spec, now=clock(store, app, now)),
         "time": table.time,
         "key": table.key,
         "label": table.label,

@@ -18,7 +18,7 @@ from staytrue.loop.lease import alive
 from staytrue.store.ledger import LIVE
 from staytrue.store.store import Store
 
-__all__ = ["Look", "last_look", "system_alarms", "verdict"]
+__all__ = ["Look", "clock", "last_look", "system_alarms", "verdict"]
 
 _OLD: Final = timedelta(days=2)
 """A look whose clock was further back than this when it was written down was a replay's."""
@@ -79,6 +79,12 @@ def last_look(store: Store, app: str, wall: datetime) -> Look:
 
 def _unlooked(store: Store, app: str) -> Mapping[str, Any] | None:
     return {} if any(traffic_mark(store, app)) else None
+
+
+def clock(store: Store, app: str, wall: datetime) -> datetime:
+    """The time by which a controller of the app lives, which in a drill is not this machine's; `wall` where none does."""
+    look = last_look(store, app, wall)
+    return look.at if look.runs and look.at else wall
 
 
 def verdict(
