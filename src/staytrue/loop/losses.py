@@ -95,7 +95,7 @@ def _found(store: Store, app: str) -> tuple[list[_Point], list[_Point], str]:
     weeks = _weeks([_week(*one) for one in lived["weekly"]] if lived else [], memory)
     ticks = _ticks(store, app, memory)
     # Of an app that lives since a few weeks its ticks tell more.
-    points = weeks if lived or len(weeks) >= _SPAN or not ticks else ticks
+    points = weeks if lived or len(weeks) >= 2 * _SPAN or not ticks else ticks
     never = [one["result"] for one in told if one["result"]["policy"] == "never"]
     same = next((one for one in never if points is weeks and weeks and _begins(one) == weeks[0].since), None)
     if same is None:
