@@ -31,10 +31,23 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
+
+
 @pytest.fixture
-def visitor(browser) -> Iterator[Visitor]:
+def visitor(browser, request, serve) -> Iterator[Visitor]:
+    """Leaves before the servers of `serve` end. Of what is open when a test fails there are pictures in `failed`."""
     made = Visitor(browser)
     yield made
+    if request.node.stash.get(FAILED, False):
+        made.keep(request.node.name)
     made.close()
     assert made.left() == []
 

@@ -71,9 +71,19 @@ class Visitor:
             page.goto(url)
         return page
 
+    def keep(self, name: str) -> None:
+        """Pictures of what is open, for whoever asks why a test failed."""
+        folder = PICTURES / "failed"
+        folder.mkdir(parents=True, exist_ok=True)
+        open_ones = [page for context in self._contexts for page in context.pages if not page.is_closed()]
+        for number, page in enumerate(open_ones):
+            page.screenshot(path=folder / f"{name}-{number}.png", full_page=True)
+
     def close(self) -> None:
+        """Leave all pages."""
         for one in self._contexts:
             one.close()
+        self._contexts.clear()
 
     def left(self) -> list[str]:
         """What is no test's own doing."""
