@@ -9,6 +9,7 @@ from living import APP, LIVE_FROM, START, Live
 
 from staytrue.engines.process import ProcessPool
 from staytrue.kernel.incidents import standing
+from staytrue.loop.data import kept_back
 from staytrue.loop.replay import replay
 
 TURNS_BACK = (
@@ -94,6 +95,7 @@ def test_a_window_in_quarantine_is_an_alarm_until_the_source_gives_other_rows(tm
     assert "1000" in opened.sentence
     assert controller.life is not None
     assert controller.life.look()["alarms"] == ["fault"]
+    assert kept_back(shop.ctx.store, "shop") == []  # a window in quarantine is none of the rows that look mislabelled
 
     (shop.folder / "flawed").unlink()
     shop.live(shop.controller(), 1)

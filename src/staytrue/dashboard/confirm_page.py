@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from staytrue.errors import InvalidInput, StaytrueError
 from staytrue.kernel.release import AXES, Axis, describe_axes
+from staytrue.loop import undo
 from staytrue.loop.lease import alive
 from staytrue.loop.orders import challenger, needless, will
 from staytrue.loop.outlook import foretold
 from staytrue.loop.quarantine import quarantine
 from staytrue.loop.revert import before, planned
-from staytrue.loop.undo import meant
 from staytrue.store.ledger import LIVE
 from staytrue.store.store import Store
 
@@ -56,8 +56,10 @@ def confirm_document(store: Store, app: str, what: str, query: Mapping[str, str]
         form |= more
         command = f"staytrue {_ORDERS[what]}" + (f" {more['release'][:8]}" if "release" in more else "")
     elif what == "undo":
-        found = meant(store, app, query.get("event") or None)
-        sentences = [f"Taken back is what was decided on {found.event.at:%Y-%m-%d}: {found.event.sentence}"]
+        found = undo.meant(store, app, query.get("event") or None)
+        sentences = list(undo.foretold(store, app, found))
+        if found.done is not None:
+            sentences = [found.told, f"It was undone before, nothing would be changed: {found.done.sentence}"]
         form |= {"event": found.event.id}
     elif what == "refresh":
         sentences = [

@@ -45,6 +45,7 @@ from staytrue.errors import Conflict, Corrupt, InvalidInput, NotFound, Refused, 
 from staytrue.loop.data import kept_sources
 from staytrue.loop.job_list import job_document, jobs_document
 from staytrue.loop.orders import paused
+from staytrue.store.ledger import LIVE
 from staytrue.store.store import Store
 
 __all__ = ["Answer", "fragments", "respond", "slow_paths"]
@@ -379,6 +380,7 @@ def _incidents(asked: _Asked) -> _View:
 def _incident(asked: _Asked) -> _View:
     which = asked.rest.removeprefix("incidents/")
     document = incident_document(asked.store, asked.app, which, now=asked.now)
+    before = asked.store.ledger.role(asked.app, LIVE, "previous")
     opened = document["opened"]
     seen = (opened["body"].get("evidence") or opened["body"]) if opened else {}
     evidence = [
@@ -390,7 +392,7 @@ def _incident(asked: _Asked) -> _View:
         document=document,
         tab="Incidents",
         command="staytrue log --kind alarm",
-        more={"evidence": evidence},
+        more={"evidence": evidence, "has_before": bool(before and before.release)},
     )
 
 
