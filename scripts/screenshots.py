@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 150_000
 PATIENCE_S = 60.0
-WIDTH, HEIGHT = 1280, 860
+WIDTH, HEIGHT, EDGE = 1280, 860, 20
 
 
 def main() -> None:
@@ -52,28 +52,28 @@ def main() -> None:
         if not store.exists():
             subprocess.run([sys.executable, "-m", "staytrue", "demo", "--headless", "--dir", str(place)], check=True)
         url = stack.enter_context(served(store))
-        for name, path, theme in views(url):
-            size = write(out / f"{name}.png", picture(browser, url + path, theme))
+        for name, path, last, theme in views(url):
+            size = write(out / f"{name}.png", picture(browser, url + path, last, theme))
             sys.stderr.write(f"{name}.png: {size / 1000:.0f} KB\n")
             if size > MOST_BYTES:
                 sys.exit(f"{name}.png has {size:,} bytes: expected at most {MOST_BYTES:,}. Show less of the page.")
 
 
-def views(url: str) -> list[tuple[str, str, str]]:
-    """Name, path and theme of each picture."""
+def views(url: str) -> list[tuple[str, str, str, str]]:
+    """Of each picture its name, the page's path, the element that it ends with, and the theme."""
     app = ask(url, "/api")["app"]
     champion = ask(url, f"/api/apps/{app}")["status"]["champion"]["release"]
     base = f"/apps/{app}"
     return [
-        ("health", base, "light"),
-        ("health-dark", base, "dark"),
-        ("release", f"{base}/releases/{champion}", "light"),
-        ("replays", f"{base}/replays", "light"),
+        ("health", base, "#loss", "light"),
+        ("health-dark", base, "#loss", "dark"),
+        ("release", f"{base}/releases/{champion}", "#lineage", "light"),
+        ("replays", f"{base}/replays", "#replays", "light"),
     ]
 
 
-def picture(browser: Browser, url: str, theme: str) -> bytes:
-    """The upper part of a page, as a laptop shows it."""
+def picture(browser: Browser, url: str, last: str, theme: str) -> bytes:
+    """A page down to the end of an element, as wide as a laptop shows it."""
     context = browser.new_context(
         viewport={"width": WIDTH, "height": HEIGHT},
         color_scheme="dark" if theme == "dark" else "light",
@@ -82,7 +82,8 @@ def picture(browser: Browser, url: str, theme: str) -> bytes:
     try:
         page = context.new_page()
         page.goto(url)
-        return page.screenshot()
+        bottom = page.locator(last).evaluate("(element) => element.getBoundingClientRect().bottom + scrollY")
+        return page.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": bottom + EDGE})
     finally:
         context.close()
 
@@ -96,9 +97,9 @@ def write(file: Path, png: bytes) -> int:
 
 @contextlib.contextmanager
 def served(store: Path) -> Iterator[str]:
-    """`staytrue up` by the clock at which the demo stopped, once its page answers; ended afterwards."""
-    command = [sys.executable, "-m", "staytrue", "up", "--store", str(store), "--port", "0", "--json", "--no-follow"]
-    command += ["--app", str(store.parent / "app.py"), "--clock", str(store / "demo.clock")]
+    """`staytrue up` at the time where the demo's clock stands, once its loop has looked at itself; ended afterwards."""
+    command = [sys.executable, "-m", "staytrue", "up", "--store", str(store), "--app", str(store.parent / "app.py")]
+    command += ["--clock", str(store / "demo.clock"), "--no-follow", "--port", "0", "--json"]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said)
         try:
@@ -109,18 +110,17 @@ def served(store: Path) -> Iterator[str]:
 
 
 def wait(process: subprocess.Popen[bytes], said: Any) -> str:
-    """Where the page is, once it answers."""
+    """Where the page is, once a controller lives and the server knows how it is."""
     end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
+    while time.monotonic() < end and process.poll() is None:
         said.seek(0)
         with contextlib.suppress(ValueError, urllib.error.URLError):
-            told = json.loads(said.read())
-            if ask(told["url"], f"/api/apps/{told['app']}")["status"]["runs"]:  # else nobody has looked of late
-                return str(told["url"])
-        if process.poll() is not None:
-            break
-        time.sleep(0.1)
-    sys.exit("staytrue up did not answer; its words are above.")
+            url = str(json.loads(said.read())["url"])
+            health = ask(url, "/api")
+            if health["controller"] == "alive" and health["server"]:
+                return url
+        time.sleep(0.2)
+    sys.exit("staytrue up did not come alive; its words are above.")
 
 
 def ask(url: str, path: str) -> Mapping[str, Any]:

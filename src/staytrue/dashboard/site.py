@@ -496,7 +496,7 @@ def _drawn(view: _View, asked: _Asked, path: str) -> bytes:
         "tab": view.tab,
         "tabs": [(name, f"{base}{below}") for name, below in _TABS],
         "json_path": "/api"
-        + "/".join(words.url_part(part) for part in path.split("/"))
+        + "/".join(words.url_part(part) for part in path.rstrip("/").split("/"))
         + (f"?{query}" if query else ""),
         "command": view.command,
         **(view.more or {}),
