@@ -126,7 +126,7 @@ def test_no_leaves_everything_as_it_is(living, visitor) -> None:
     before = newest(living)
     page = visitor.page(living.url + SHOP)
 
-    for link in ("Pause", "Promote", "Reject", "Undo ..."):
+    for link in ("Pause", "Promote", "Reject", "Undo the last decision ..."):
         pressed(page, link)
         page.get_by_label("Why, for the log").fill("no reason")
         pressed(page, "No, leave it as it is")
@@ -239,7 +239,7 @@ def test_the_last_decision_of_the_loop_is_undone(up, visitor) -> None:
     kept, server = up("promoted")
     page = visitor.page(server.url + SHOP)
 
-    pressed(page, "Undo ...")
+    pressed(page, "Undo the last decision ...")
     assert "(60 rows) are let into the table as they came" in foretold(page)
     confirmed(page, "Undo a decision", why="it was in cents")
     said(page, "undid what the loop decided")
