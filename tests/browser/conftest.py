@@ -16,9 +16,12 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "scripts"), str(ROOT / "t
 
 import chromium as browsers  # noqa: E402
 import stores  # noqa: E402
-from playwright.sync_api import Browser  # noqa: E402
+from playwright.sync_api import Browser, expect  # noqa: E402
 from server import Server, serving  # noqa: E402
 from visit import Visitor, drawn  # noqa: E402
+
+# For what must happen at all, on a machine that others use too. What has to happen soon says how soon.
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")
