@@ -91,6 +91,17 @@ def addresses(crowd, living):
     return urls | {name: living.url + path for name, path in alive.items()}
 
 
+def serious(page):
+    """What axe finds that keeps people out."""
+    violations = Axe().run(page).response["violations"]
+    return [
+        f"axe, {one['id']}: {node['html'][:200]}"
+        for one in violations
+        if one["impact"] in SERIOUS
+        for node in one["nodes"][:3]
+    ]
+
+
 def looked_at(visitor, url, name):
     """What is wrong with a page, on every screen; a picture of each is kept."""
     found = []
@@ -106,9 +117,7 @@ def looked_at(visitor, url, name):
         # Themes differ in colours only, and the two large screens in where things are: axe looks at what differs for it.
         for theme in {390: ["dark"], 1280: THEMES}.get(width, []):
             page.emulate_media(color_scheme=theme)
-            for one in Axe().run(page).response["violations"]:
-                if one["impact"] in SERIOUS:
-                    found += [f"{name}, {theme}: axe, {one['id']}: {node['html'][:200]}" for node in one["nodes"][:3]]
+            found += [f"{name}, {theme}: {fault}" for fault in serious(page)]
     page.context.close()
     return found
 
