@@ -132,12 +132,8 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
             sentence=f"unknown: loss {bounds}, but too few rows say what it was when fresh",
             evidence=evidence,
         )
-    if interval[0] > fresh_loss:
-        return Health(state="harmed", sentence=f"harmed: loss {bounds}, {fresh_loss:.4g} when fresh", evidence=evidence)
-    if new_loss is not None:
-        return _of_settled(f"loss {bounds}", fresh_loss, new_loss, aside, is_warm=is_warm, evidence=evidence)
-    return Health(
-        state="right", sentence=f"right: loss {bounds}, {fresh_loss:.4g} when fresh{aside}", evidence=evidence
+    return _against_fresh(
+        f"loss {bounds}", interval[0], fresh_loss, new_loss, aside, is_warm=is_warm, evidence=evidence
     )
 
 
@@ -154,10 +150,14 @@ def _unseen(looked_at: datetime | None, now: datetime, *, runs: bool, stale_afte
     return "" if runs else f"nobody watches; last looked {looked_at:%Y-%m-%d %H:%M} UTC"
 
 
-def _of_settled(
-    said: str, fresh: float, new: float, aside: str, *, is_warm: bool, evidence: dict[str, Any]
+def _against_fresh(
+    said: str, low: float, fresh: float, new: float | None, aside: str, *, is_warm: bool, evidence: dict[str, Any]
 ) -> Health:
-    """Of a champion that loses more than when it was new, after a retraining that brought nothing better."""
+    """Of the loss of late, whose interval begins at `low`, against the fresh one. `new`, `is_warm`: as for `health`."""
+    if low > fresh:
+        return Health(state="harmed", sentence=f"harmed: {said}, {fresh:.4g} when fresh", evidence=evidence)
+    if new is None:
+        return Health(state="right", sentence=f"right: {said}, {fresh:.4g} when fresh{aside}", evidence=evidence)
     evidence = evidence | {"new_loss": new}
     if not is_warm:
         why = f"{said}; it was {new:.4g} when new, and a retraining on few rows brought nothing better"
