@@ -102,13 +102,12 @@ def test_it_tells_a_whole_story_and_decides_as_a_replay_of_the_same_days(played)
     policies = {
         line.split()[0]: line.split() for line in told.splitlines() if line.startswith(("payback", "never", "every"))
     }
-    assert (
-        policies["payback"][5] == "0"
-    )  # it decided the same, so it trained nothing that the live loop had not trained
+    # It decides the same, so it trains nothing that the live loop had not trained.
+    assert policies["payback"][6] == "0"
     assert document["never"]
     assert document["never_why"] == ""
     assert len(document["points"]) > 30
-    assert {"champion", "shadow", "canary"} <= set(asked["arm"])
+    assert {"champion", "shadow", "challenger"} <= set(asked["arm"])
     assert re.search(r"16 days live: [\d,]+ requests, 0 failed", told)
 
 
