@@ -143,7 +143,8 @@ def _marks(plot: _Plot, lanes: Sequence[Any], href: str) -> Iterator[str]:
         y = plot.bottom + 8 + _LANE * (at + 0.5)
         yield f'<text class="axis end" x="{n(plot.left - 8)}" y="{n(y + 4)}">{name}</text>'
         if name == "trials":
-            yield from _trials(plot, found, y, href)
+            ends = [event for (lane, _, _), others in lanes if lane in {"promoted", "rejected"} for event in others]
+            yield from _trials(plot, found, ends, y, href)
             continue
         last, waiting = float("-inf"), 0
         for event in found:
@@ -155,16 +156,21 @@ def _marks(plot: _Plot, lanes: Sequence[Any], href: str) -> Iterator[str]:
             yield _mark(f'<path class="{style}" d="M{n(x)} {n(y)}{shape}"/>', event, href)
 
 
-def _trials(plot: _Plot, found: Sequence[Mapping[str, Any]], y: float, href: str) -> Iterator[str]:
-    """From the first to the last step of each challenger, a bar."""
+def _trials(
+    plot: _Plot, found: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]], y: float, href: str
+) -> Iterator[str]:
+    """From the first step of each challenger to what became of it, a bar; one that is under way goes on to the edge."""
     spans: dict[str, list[Mapping[str, Any]]] = {}
     for event in found:
         if event["release"]:
             spans.setdefault(event["release"], []).append(event)
     for events in spans.values():
-        begin, end = (plot.x(datetime.fromisoformat(events[k]["at"])) for k in (0, -1))
+        last = events[-1]
+        over = [one for one in ends if one["release"] == last["release"] and one["seq"] > last["seq"]]
+        begin = plot.x(datetime.fromisoformat(events[0]["at"]))
+        end = plot.x(datetime.fromisoformat(over[0]["at"])) if over else plot.x.end
         bar = f'<rect class="trial" x="{n(begin)}" y="{n(y - 3.5)}" width="{n(max(end - begin, 5))}" height="7" rx="3.5"/>'
-        yield _mark(bar, events[-1], href)
+        yield _mark(bar, last, href)
 
 
 def _mark(shape: str, event: Mapping[str, Any], href: str) -> str:
