@@ -22,7 +22,7 @@ from staytrue.engines.job_log import mark
 from staytrue.loop.lease import alive
 from staytrue.store.ledger_file import ledger_times
 
-__all__ = ["HEADERS", "Events"]
+__all__ = ["HEADERS", "Events", "ledger_mark"]
 
 HEADERS: Final = {"content-type": "text/event-stream", "cache-control": "no-store"}
 
@@ -108,7 +108,7 @@ class Events:
             self._moves = _Moves(mark=ledger_times(self.root))
             self._task = asyncio.get_running_loop().create_task(self._watch())
         one = _Reader(app, writer, not _JOBS.isdisjoint(fragments), controller(self.root, app))
-        hello = {"fragments": list(fragments), "controller": one.told}
+        hello = {"fragments": list(fragments), "controller": one.told, "mark": ledger_mark(self.root)}
         _send(one, "hello", hello, id_=self._id(one))
         if last and last != self._id(one):
             _send(one, "changed", {}, id_=self._id(one))
@@ -152,6 +152,11 @@ class Events:
     def _id(self, one: _Reader) -> str:
         text = f"{self._moves.mark} {one.told}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def ledger_mark(root: Path) -> str:
+    """What is another one once the ledger has moved: a page that was drawn before says so by the one that it carries."""
+    return hashlib.blake2b(repr(ledger_times(root)).encode(), digest_size=8).hexdigest()
 
 
 def controller(root: Path, app: str) -> Controller:

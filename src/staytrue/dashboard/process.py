@@ -39,7 +39,7 @@ from urllib.parse import parse_qsl, quote
 
 from staytrue.dashboard.actions import Asked, Notes, act, user
 from staytrue.dashboard.events import HEADERS as EVENT_HEADERS
-from staytrue.dashboard.events import Events
+from staytrue.dashboard.events import Events, ledger_mark
 from staytrue.engines.guard import DETACHED, KILL, limited_memory, signal_group
 from staytrue.engines.keeper import AGAIN, Line
 from staytrue.errors import InvalidInput, NotFound, StaytrueError, Unavailable
@@ -252,7 +252,7 @@ class _Process:
         return False
 
     def _drawn(self, head: _Head) -> tuple[int, dict[str, str], bytes]:
-        live = {**head.live, "who": head.live.get("who") or user()}
+        live = {**head.live, "who": head.live.get("who") or user(), "mark": ledger_mark(self.root)}
         asked = self.notes.read(head.query.get("asked", ""))
         live["asked"] = asked.document() if asked else None
         answer = self.site.respond(self.store(), head.path, head.query, now=datetime.now(UTC), live=live)

@@ -91,6 +91,7 @@
           else swap(old, next);
         }
         document.title = fresh.title || document.title;
+        document.documentElement.dataset.mark = fresh.documentElement.dataset.mark ?? "";
         document.dispatchEvent(new CustomEvent("staytrue:changed"));
       } else {
         stale = true;
@@ -127,6 +128,8 @@
       if (data.controller) controller = data.controller;
       hear();
       say();
+      // Something moved after this page was drawn, and before it listened.
+      if (data.mark && data.mark !== document.documentElement.dataset.mark) refresh();
     };
     source.addEventListener("hello", told);
     source.addEventListener("beat", told);
