@@ -72,6 +72,8 @@
   }
 
   async function refresh() {
+    // Nothing on it changes: what a person is about to confirm stands as it was read.
+    if (!fragments.length && !document.getElementById("asked")) { stale = false; return; }
     if (document.hidden) { stale = true; return; }
     if (fetching) { stale = true; return; }
     fetching = true;
@@ -94,7 +96,7 @@
         document.documentElement.dataset.mark = fresh.documentElement.dataset.mark ?? "";
         document.dispatchEvent(new CustomEvent("staytrue:changed"));
       } else {
-        stale = true;
+        stale = got.status >= 500;
       }
     } catch {
       stale = true; // cut off: fetched again when it is back
