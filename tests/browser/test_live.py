@@ -124,13 +124,18 @@ def test_a_page_without_a_network_says_so_at_once(living, visitor) -> None:
 def test_an_empty_store_says_what_to_do_and_turns_into_the_app_by_itself(tmp_path, visitor, free_port) -> None:
     visitor.may += ["ERR_CONNECTION", "503"]
     (tmp_path / "shop_history.py").write_text(shops.HISTORY)
-    (tmp_path / "app.py").write_text(shops.SHOP)
+    go = tmp_path / "go"
+    slow = f"    while not __import__('pathlib').Path({str(go)!r}).exists():\n        __import__('time').sleep(0.05)\n"
+    before, asked, after = shops.SHOP.partition("def sales(since, until):\n")
+    assert asked
+    (tmp_path / "app.py").write_text(before + asked + slow + after)
     command = [sys.executable, "-m", "staytrue", "up", "--port", str(free_port), "--store", str(tmp_path / "store")]
     up = subprocess.Popen([*command, "--app", str(tmp_path / "app.py")], stdout=subprocess.DEVNULL, env=_quiet())
     try:
         page = visitor.page()
         until(lambda: _opened(page, f"http://127.0.0.1:{free_port}"), "a first page")
         expect(page.get_by_role("heading", name="Nothing is here yet")).to_be_visible()
+        go.touch()
         expect(page.get_by_role("heading", name="shop", exact=True)).to_be_visible(timeout=2 * PATIENCE_MS)
         for question in QUESTIONS:
             expect(page.get_by_text(question).first).to_be_visible()
