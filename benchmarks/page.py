@@ -36,6 +36,8 @@ from staytrue.store.store import Store  # noqa: E402
 
 TIMES, IDLE_S = 20, 20.0
 PAGE_MS, FIRST_BYTES, SCRIPT_BYTES, IDLE = 50.0, 100_000, 60_000, 0.01
+QUIET = 2.0
+"""Per cent of a core."""
 FLOOR = "select seq, body from event order by seq desc limit 50"
 
 
@@ -89,7 +91,7 @@ def idle(server: Server) -> float:
         )
         reading.start()
         page = until(server.page, "a page's process")
-        time.sleep(2)  # what it draws in advance when it starts
+        until(lambda: page.cpu_percent(interval=0.5) < QUIET, "an end of what it draws in advance when it starts")
         before = page.cpu_times()
         time.sleep(IDLE_S)  # the span that is measured
         after = page.cpu_times()

@@ -20,9 +20,9 @@ import numpy as np
 
 from staytrue import testing
 from staytrue.engines.process import ProcessPool
-from staytrue.kernel.release import Digest, Release
+from staytrue.kernel.release import Digest
 from staytrue.kernel.source import SourceSpec
-from staytrue.store import code, env, frames, tables
+from staytrue.store import frames, tables
 from staytrue.store.ledger import Entry, Ref, RoleChange
 from staytrue.store.store import Store
 
@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT / "tests" / "scenario"))
 
 import living  # noqa: E402
 import shops  # noqa: E402
+from untrained import release  # noqa: E402
 
 HOSTILE = "<script>document.title='taken'</script>"
 HARM = f"{HOSTILE}\"'/&\u202eevil\u202c" + "x" * 300
@@ -123,7 +124,7 @@ def crowd(kept: Kept) -> Kept:
 
 def busy(store: Store) -> None:
     """One in three came to answer. Of all but the newest there is the name only: writing 10,000 objects takes a minute."""
-    real = [_release(store, BUSY, {"app.py": "x = 1\n"})]
+    real = [release(store, BUSY, {"app.py": "x = 1\n"})]
     like = store.release_document(real[0])
     for k in range(1, REAL):
         real.append(store.objects.put_document(replace(like, params={"k": k}, parents=(real[-1],)).document()))
@@ -162,8 +163,8 @@ def _evil(store: Store) -> None:
             table, tables.make_part(store.objects, made, (since, since + timedelta(days=7)), spec, like=like)
         )
     manifest = tables.save(store.objects, table)
-    first = _release(store, EVIL, {"app.py": "x = 1\n"}, tables_={source: table.id}, params={HOSTILE: HOSTILE})
-    second = _release(
+    first = release(store, EVIL, {"app.py": "x = 1\n"}, tables_={source: table.id}, params={HOSTILE: HOSTILE})
+    second = release(
         store, EVIL, {"app.py": f"x = '{HOSTILE}'\n", f"{HOSTILE.replace('/', '_')}\u202e": "y" * 300},
         tables_={source: table.id}, parents=(first,), scores={HOSTILE: 1.5},
     )  # fmt: skip
@@ -188,25 +189,12 @@ def _evil(store: Store) -> None:
 
 def _bare(store: Store) -> None:
     """A champion, and not one label."""
-    id_ = _release(store, BARE, {"app.py": "x = 1\n"})
+    id_ = release(store, BARE, {"app.py": "x = 1\n"})
     champion = RoleChange(role="champion", release=id_, share=1.0, expect_epoch=0)
     store.ledger.append(
         [_entry(BARE, 360, "deployed", "It is there.", {"release": id_}, release=id_, roles=(champion,))],
         recorded_at=_NOW,
     )
-
-
-def _release(store, app, files, *, parents=(), tables_=None, params=None, scores=None):
-    folder = store.root.parent / f"code-{blake2b(repr((app, files)).encode(), digest_size=4).hexdigest()}"
-    folder.mkdir()
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    snapshot = code.snapshot(store.objects, folder, entry="app.py").id
-    made = Release(
-        app=app, code=snapshot, training_code=snapshot, tables=tables_ or {}, env=env.env_id(store.objects), params=params or {},
-        seed=0, model=None, recipe=None, as_trained=True, scores=scores or {}, parents=parents,
-    )  # fmt: skip
-    return store.objects.put_document(made.document())
 
 
 def _entry(app, day, kind, sentence, body=None, *, release=None, refs=(), roles=(), timeline="live"):

@@ -6,21 +6,20 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
+from untrained import release
 
 from staytrue import testing
 from staytrue.dashboard.site import fragments, respond, slow_paths
 from staytrue.kernel.release import Digest, Release
 from staytrue.kernel.source import SourceSpec
-from staytrue.store import code, env, frames, tables
+from staytrue.store import frames, tables
 from staytrue.store.ledger import Entry, Fence, Ref, RoleChange
 from staytrue.store.store import Store
 
@@ -82,18 +81,6 @@ def empty(tmp_path):
     with_nothing = Store(tmp_path / "store")
     yield with_nothing
     with_nothing.close()
-
-
-def release(store, app, files, *, parents=(), tables_=None, params=None, scores=None):
-    folder = Path(tempfile.mkdtemp(dir=store.root))
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    snapshot = code.snapshot(store.objects, folder, entry="app.py").id
-    made = Release(
-        app=app, code=snapshot, training_code=snapshot, tables=tables_ or {}, env=env.env_id(store.objects), params=params or {},
-        seed=0, model=None, recipe=None, as_trained=True, scores=scores or {}, parents=parents,
-    )  # fmt: skip
-    return store.objects.put_document(made.document())
 
 
 def entry(app, day, kind, sentence, body=None, *, refs=(), roles=(), timeline="live"):

@@ -677,9 +677,4 @@ def _exit_words(code: int | None) -> str:
 
 
 def _tail(log: Path) -> str:
-    try:
-        with log.open("rb") as source:
-            source.seek(max(0, os.fstat(source.fileno()).st_size - _LOG_TAIL_BYTES))
-            return source.read(_LOG_TAIL_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""
+    return job_log.tail(log, _LOG_TAIL_BYTES)

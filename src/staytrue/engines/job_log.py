@@ -19,7 +19,7 @@ from staytrue.engines.file_lock import try_lock
 from staytrue.engines.job import Job, Outcome
 from staytrue.kernel.output import readable
 
-__all__ = ["begin", "break_off", "end", "ended", "find", "mark", "running"]
+__all__ = ["begin", "break_off", "end", "ended", "find", "mark", "running", "tail"]
 
 KEPT: Final = 200
 """Jobs that are remembered after their end."""
@@ -76,7 +76,7 @@ def break_off(pool: Path) -> None:
     for file in pool.glob("*/about.json"):
         about = _about(file.parent)
         if about is not None:
-            _keep(pool.parent, about, told, _tail(file.with_name("log")))
+            _keep(pool.parent, about, told, tail(file.with_name("log")))
 
 
 def running(root: Path) -> list[Document]:
@@ -85,7 +85,7 @@ def running(root: Path) -> list[Document]:
     for place in _places(root):
         about = _about(place)
         if about is not None:
-            output = readable(_tail(place / "log"))
+            output = readable(tail(place / "log"))
             found.append({**about, "status": "running", "progress": _progress(place), "output": output})
     return sorted(found, key=lambda one: str(one["began_at"]))
 
@@ -203,10 +203,11 @@ def _text(file: Path) -> str:
         return ""
 
 
-def _tail(log: Path) -> str:
+def tail(log: Path, most_bytes: int = _TAIL_BYTES) -> str:
+    """The end of what was printed; empty where there is no such file."""
     try:
         with log.open("rb") as source:
-            source.seek(max(0, os.fstat(source.fileno()).st_size - _TAIL_BYTES))
-            return source.read(_TAIL_BYTES).decode("utf-8", "replace")
+            source.seek(max(0, os.fstat(source.fileno()).st_size - most_bytes))
+            return source.read(most_bytes).decode("utf-8", "replace")
     except OSError:
         return ""

@@ -116,7 +116,10 @@ def health(  # noqa: PLR0911 - one return for each thing that may be unknown rea
     if answered is not None:
         return _of_service(answered, evidence)
     if few is not None:
-        return _of_few(rows, loss, interval, fresh_loss, few, alarms=alarms, now=now, evidence=evidence)
+        unsettled = None if is_warm else new_loss
+        return _of_few(
+            rows, loss, interval, fresh_loss, few, unsettled=unsettled, alarms=alarms, now=now, evidence=evidence
+        )
     if not rows or loss is None or interval is None:
         return Health(state="unknown", sentence=f"unknown: {rows} labels were seen", evidence=evidence)
     bounds = f"{loss:.4g} a row ({interval[0]:.4g} .. {interval[1]:.4g}, {rows:,} rows)"
@@ -160,10 +163,13 @@ def _against_fresh(
         return Health(state="right", sentence=f"right: {said}, {fresh:.4g} when fresh{aside}", evidence=evidence)
     evidence = evidence | {"new_loss": new}
     if not is_warm:
-        why = f"{said}; it was {new:.4g} when new, and a retraining on few rows brought nothing better"
-        return Health(state="unknown", sentence=f"unknown: {why}", evidence=evidence)
+        return Health(state="unknown", sentence=f"unknown: {_not_yet(said, new)}", evidence=evidence)
     why = f"{said}; a retraining brought nothing better than {fresh:.4g}, it was {new:.4g} when new{aside}"
     return Health(state="right", sentence=f"right: {why}", evidence=evidence)
+
+
+def _not_yet(said: str, new: float) -> str:
+    return f"{said}; it was {new:.4g} when new, and a retraining on few rows brought nothing better"
 
 
 def _of_service(answered: int, evidence: dict[str, Any]) -> Health:
@@ -180,6 +186,7 @@ def _of_few(  # noqa: PLR0911 - one return for each thing that may be unknown re
     fresh: float | None,
     few: FewKnown,
     *,
+    unsettled: float | None,
     alarms: Sequence[str],
     now: datetime,
     evidence: dict[str, Any],
@@ -212,7 +219,7 @@ def _of_few(  # noqa: PLR0911 - one return for each thing that may be unknown re
     if few.belief == "refuted":
         return verdict("unknown", f"{said}; {supposed or 'labels speak against what was expected of the answers'}")
     if interval[1] <= fresh + few.tolerance * abs(fresh):
-        return verdict("right", said)
+        return verdict("right", said) if unsettled is None else verdict("unknown", _not_yet(said, unsettled))
     return verdict("unknown", f"{said}: too few labels to tell, `staytrue label` says which rows to label next")
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from staytrue.kernel.health import health
+from staytrue.kernel.health import FewKnown, health
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 WELL = {
@@ -51,6 +51,14 @@ def test_what_no_retraining_could_better_is_right_once_enough_rows_say_so_and_sa
     found = health(**WELL | {"new_loss": 4.0, "is_warm": is_warm})
     assert found.state == state
     assert "4 when new" in found.sentence
+
+
+def test_few_labels_do_not_make_right_what_only_a_few_rows_call_fresh():
+    few = FewKnown(late_rows=100, newest_label_at=NOW)
+    seen = WELL | {"rows": 100, "interval": (9.0, 10.5), "few": few}
+    assert health(**seen).state == "right"
+    found = health(**seen, new_loss=4.0, is_warm=False)
+    assert (found.state, "4 when new" in found.sentence) == ("unknown", True)
 
 
 def test_a_plain_service_is_right_when_it_is_asked_and_nothing_is_wrong():
